@@ -1,0 +1,90 @@
+# The targets are the interface: people and CI call the same ones. `make help` lists them.
+#
+#   EXTRAS   what `make run` installs beside gateway and worker; `make run EXTRAS=` leaves torch out
+#   HOST, PORT, GRPC_PORT   where the gateway and the first worker listen; SONORANT_* variables pass through
+#   TORCH_INDEX   package index to take torch from, for a build other than the default one
+#   PYTHON   interpreter that makes the virtual environment
+
+PYTHON ?= python3
+EXTRAS ?= torch
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := 26.3
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+RUN := gateway worker protos $(EXTRAS)
+# Each set of extras has its own stamp, so that `make run` after `make test` installs nothing again.
+installed = $(VENV)/installed-$(subst $(space),-,$(strip $(1)))
+
+export SONORANT_HOST ?= $(or $(HOST),127.0.0.1)
+export SONORANT_PORT ?= $(or $(PORT),8000)
+export SONORANT_WORKER_PORT ?= $(or $(GRPC_PORT),50051)
+ifneq ($(TORCH_INDEX),)
+export PIP_EXTRA_INDEX_URL := $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX)
+endif
+
+STUBS := protos/tts/v1/.generated
+SOURCES := gateway worker protos deploy tests
+
+.PHONY: run test test-all check bench protos fmt lock clean help
+.DEFAULT_GOAL := help
+
+run: $(call installed,$(RUN)) $(STUBS)  ## Start a worker per GPU (else one on the CPU) and the gateway; Ctrl-C ends them
+	@exec $(BIN)/python -m deploy.local
+
+test: $(call installed,$(RUN) dev) $(STUBS)  ## Run the tests
+	$(BIN)/python -m pytest -m "not more" $(ARGS)
+
+test-all: $(call installed,$(RUN) dev browser) $(STUBS)  ## Run the tests that need more: a browser, longer times
+	$(BIN)/python -m pytest -m more $(ARGS)
+
+check: $(call installed,$(RUN) dev) $(STUBS)  ## Check style, types, import layers and the contract
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m protos.generate --check
+
+bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure; writes a table and bench-results/*.json
+	$(BIN)/python -m tests.bench $(ARGS)
+
+protos: $(call installed,$(RUN))  ## Generate the stubs
+	$(BIN)/python -m protos.generate
+	@touch $(STUBS)
+
+fmt: $(call installed,$(RUN) dev)  ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+lock:  ## Resolve every dependency anew and pin it in constraints.txt
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
+	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,protos,dev,browser]"
+	$(VENV)-lock/bin/python -m pip freeze --exclude sonorant | sed 's/+cpu$$//' >constraints.txt
+	rm -rf $(VENV)-lock
+
+clean:  ## Remove what was installed and generated
+	rm -rf $(VENV) $(VENV)-lock dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -f protos/tts/v1/*_pb2* $(STUBS)
+	find $(SOURCES) web -name __pycache__ -prune -exec rm -rf {} +
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py | $(call installed,$(RUN))
+	$(BIN)/python -m protos.generate
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sonorant: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "sonorant: $(PYTHON) has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check pip==$(PIP)
+
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(subst -,$(comma),$*)]"
+	@touch $@

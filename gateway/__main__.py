@@ -1,0 +1,130 @@
+"""`python -m gateway`: one gateway process, HTTP/1.1 by Hypercorn on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+
+import structlog
+import uvloop
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from pydantic import ValidationError
+from starlette.applications import Starlette
+
+from gateway.app import create_app
+from gateway.settings import Settings
+
+WRONG_SETTING = 2
+"""Exit status that tells a supervisor that another start would fail the same way."""
+
+SEND_BUFFER_BYTES = 64 * 1024
+"""Left alone, the kernel buffers megabytes, minutes of speech, for a client that has stopped reading."""
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Run a gateway; return the exit status."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for wrong in error.errors():
+            name = f"SONORANT_{'_'.join(map(str, wrong['loc'][:1])).upper()}"
+            print(f"{name}={wrong['input']}: {wrong['msg']}", file=sys.stderr)
+        return WRONG_SETTING
+    configure_logs(settings)
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"SONORANT_HOST={settings.host} SONORANT_PORT={settings.port}"
+        print(f"gateway: {where}: cannot listen there: {error.strerror or error}", file=sys.stderr)
+        return WRONG_SETTING
+    if not _is_loopback(settings.host):
+        log.warning("anybody who reaches this address can use the server: it asks for no key", host=settings.host)
+    uvloop.run(run(settings, listener))
+    return 0
+
+
+async def run(settings: Settings, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then let the streams end."""
+    app = create_app(settings)
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.backlog = 1024
+    config.graceful_timeout = 1.0  # `_drained` has waited already.
+    config.keep_alive_timeout = 75.0
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("hypercorn")
+    ending = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, ending.set)
+
+    async def drained() -> None:
+        await ending.wait()
+        await _drained(app, settings.grace_s)
+
+    log.info("gateway listens", host=settings.host, port=settings.port, workers=list(settings.workers))
+    await serve(app, config, shutdown_trigger=drained)  # type: ignore[arg-type]
+    log.info("gateway ended")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; accepted connections inherit its send buffer.
+
+    Raises:
+        OSError: The address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def configure_logs(settings: Settings) -> None:
+    """Write events to standard error, one a line."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(level=max(level, logging.WARNING), format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *(
+                [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+                if settings.log_format == "json"
+                else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def _drained(app: Starlette, grace_s: float) -> None:
+    """Refuse new speech, and wait until what has begun is over or the grace is."""
+    app.state.draining = True
+    log.info("gateway drains", streams=app.state.fleet.outstanding, grace_s=grace_s)
+    try:
+        async with asyncio.timeout(grace_s):
+            await app.state.fleet.idle()
+    except TimeoutError:
+        log.warning("grace is over; streams are cut", streams=app.state.fleet.outstanding)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Everything that a client is told it, or we, did wrong: one error class and the one table that gives it its forms.
+
+An `ApiError` has a reason. The reasons above the line come from workers (`ErrorReason` in
+`protos/tts/v1/errors.proto`), those below it are the gateway's own. The table says for each what the worker's gRPC
+code is, and what the client gets: HTTP status, and `type` and `code` of OpenAI's error object.
+
+    {"error": {"message": "...", "type": "invalid_request_error", "param": "voice", "code": "voice_not_found"}}
+
+A client that hangs up is no error: see `ClientGone`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Final, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class Form(NamedTuple):
+    """What one reason looks like on either side."""
+
+    grpc_code: str | None
+    status: int
+    type: str
+    code: str
+
+
+INVALID: Final = "invalid_request_error"
+SERVER: Final = "server_error"
+
+TABLE: Final[dict[str, Form]] = {
+    "INVALID_REQUEST": Form("INVALID_ARGUMENT", 400, INVALID, "invalid_value"),
+    "UNSPEAKABLE_TEXT": Form("INVALID_ARGUMENT", 400, INVALID, "unspeakable_text"),
+    "UNSUPPORTED_OPTION": Form("INVALID_ARGUMENT", 400, INVALID, "unsupported_value"),
+    "MODEL_NOT_FOUND": Form("NOT_FOUND", 404, INVALID, "model_not_found"),
+    "VOICE_NOT_FOUND": Form("NOT_FOUND", 404, INVALID, "voice_not_found"),
+    "MODEL_STATE": Form("FAILED_PRECONDITION", 409, INVALID, "model_state"),
+    "OVERLOADED": Form("RESOURCE_EXHAUSTED", 503, SERVER, "overloaded"),
+    "DRAINING": Form("UNAVAILABLE", 503, SERVER, "draining"),
+    "FIRST_AUDIO_TIMEOUT": Form("DEADLINE_EXCEEDED", 504, SERVER, "timeout"),
+    "ENGINE_FAILURE": Form("INTERNAL", 500, SERVER, "engine_failure"),
+    # ---- the gateway's own
+    "NO_WORKER": Form(None, 503, SERVER, "no_worker"),
+    "NOT_FOUND": Form(None, 404, INVALID, "not_found"),
+    "METHOD_NOT_ALLOWED": Form(None, 405, INVALID, "method_not_allowed"),
+    "BODY_TOO_LARGE": Form(None, 413, INVALID, "body_too_large"),
+    "UNSUPPORTED_MEDIA_TYPE": Form(None, 415, INVALID, "unsupported_media_type"),
+    "BUG": Form(None, 500, SERVER, "internal_error"),
+}
+
+
+class ApiError(Exception):
+    """A failure that the client is told of.
+
+    Args:
+        reason: A key of `TABLE`.
+        message: What went wrong; names the value at fault and what is accepted.
+        param: The request field at fault, if one is.
+        retry_after_s: When a later try may succeed, in seconds.
+    """
+
+    def __init__(
+        self, reason: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def form(self) -> Form:
+        """Its row of the table."""
+        return TABLE[self.reason]
+
+    def response(self) -> Response:
+        """Write it as OpenAI's error object."""
+        error = {
+            "message": self.message,
+            "type": self.form.type,
+            "param": self.param,
+            "code": self.form.code,
+        }
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        # A message may quote what the client sent, also half a surrogate pair; as an escape that is still JSON.
+        body = json.dumps({"error": error}, ensure_ascii=False).encode(errors="backslashreplace")
+        return Response(body, self.form.status, headers, media_type="application/json")
+
+
+class ClientGone(Exception):
+    """The client has hung up; an outcome, not an error."""
+
+
+async def on_api_error(request: Request, error: Exception) -> Response:
+    """Answer with the error; starlette calls this for an `ApiError`."""
+    assert isinstance(error, ApiError)
+    request.state.log.update(reason=error.reason, error=error.message)
+    return error.response()
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer unknown paths and methods in OpenAI's shape; OPTIONS on a known path says what is allowed."""
+    assert isinstance(error, HTTPException)
+    allow = dict(error.headers or {}).get("Allow", "")
+    if error.status_code == 405 and request.method == "OPTIONS":
+        return Response(status_code=204, headers={"allow": f"{allow}, OPTIONS"})
+    if error.status_code == 405:
+        response = ApiError(
+            "METHOD_NOT_ALLOWED", f"{request.method} is not allowed for {request.url.path}; allowed: {allow}"
+        ).response()
+        response.headers["allow"] = f"{allow}, OPTIONS"
+        return response
+    return ApiError("NOT_FOUND", f"there is nothing at {request.url.path!r}").response()
+
+
+async def on_client_gone(request: Request, error: Exception) -> Response:
+    """Note the outcome; nobody reads the answer."""
+    request.state.log["outcome"] = "client_gone"
+    return Response(status_code=499)
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """Answer for an exception that should not have happened; starlette raises it again so that it is logged."""
+    return ApiError("BUG", "the server made a mistake; its log says more").response()

@@ -1,0 +1,261 @@
+"""Connections to the workers; the only module of the gateway that touches gRPC, and the only one that moves a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import grpc
+import structlog
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway.errors import TABLE, ApiError
+from gateway.fleet.routing import choose
+from protos.client import CHANNEL_OPTIONS
+from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
+
+MOVES = 2
+"""How many times a call that has not begun may move to another worker."""
+
+POISON_MOVES = 1
+"""How many times where the worker broke under it: input that kills workers must not kill them all."""
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerLink:
+    """One worker: its channel, and its status for as long as the stream of it stands.
+
+    Args:
+        address: A gRPC target.
+
+    Attributes:
+        address: The same.
+        status: What the worker last said; None while it cannot be reached.
+        outstanding: Calls open there.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.status: models_pb2.WatchStatusResponse | None = None
+        self.outstanding = 0
+        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self.speech: speech_pb2_grpc.SpeechServiceAsyncStub = speech_pb2_grpc.SpeechServiceStub(self._channel)
+        self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its status stream stands and it takes new calls."""
+        return self.status is not None and not self.status.draining
+
+    @property
+    def models(self) -> Sequence[models_pb2.Model]:
+        """Its models; none while it cannot be reached."""
+        return self.status.models if self.status else ()
+
+    def has(self, model: str) -> bool:
+        """Whether it serves the model, loaded or not."""
+        return any(each.name == model for each in self.models)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether it has the model in memory."""
+        return any(each.name == model and each.state == models_pb2.MODEL_STATE_READY for each in self.models)
+
+    async def watch(self) -> None:
+        """Keep `status` true, through every loss of the worker, until cancelled."""
+        while True:
+            try:
+                # Waits for the connection, so there is no polling; the channel's own back-off paces the attempts.
+                async for status in self._models.WatchStatus(models_pb2.WatchStatusRequest(), wait_for_ready=True):
+                    if not self.status or self.status.boot_id != status.boot_id:
+                        log.info("worker up", worker=status.worker_id, address=self.address, device=status.device.name)
+                    self.status = status
+            except grpc.aio.AioRpcError as error:
+                if self.status:
+                    log.warning("worker down", worker=self.status.worker_id, address=self.address, why=error.details())
+            self.status = None
+            await asyncio.sleep(0.1)
+
+    async def close(self) -> None:
+        """Close the channel; calls that are open end."""
+        await self._channel.close()
+
+
+class Speech:
+    """One utterance: a call to a worker, moved to another one while it has not begun.
+
+    Args:
+        fleet: The workers.
+        request: What to say.
+
+    Attributes:
+        header: What the worker says of the stream; set by `open`.
+        summary: What came of it; set when the iteration has ended well.
+        num_samples: How many the iteration has given.
+        moves: How many workers failed it before it began.
+    """
+
+    header: speech_pb2.StreamHeader
+
+    def __init__(self, fleet: Fleet, request: speech_pb2.SynthesizeRequest) -> None:
+        self.summary: speech_pb2.StreamSummary | None = None
+        self.num_samples = 0
+        self.moves = 0
+        self._fleet = fleet
+        self._request = request
+        self._link: WorkerLink | None = None
+        self._call: grpc.aio.UnaryStreamCall[speech_pb2.SynthesizeRequest, speech_pb2.SynthesizeResponse] | None = None
+        self._first: speech_pb2.SynthesizeResponse | None = None
+
+    async def open(self) -> None:
+        """Find a worker and wait for the first audio.
+
+        Raises:
+            ApiError: No worker could begin.
+        """
+        tried: list[str] = []
+        moves_left = MOVES
+        failure: ApiError | None = None
+        while link := choose(self._fleet, self._request.model, tried):
+            was_up = link.status
+            self._begin(link)
+            try:
+                self._first = await self._read()
+            except grpc.aio.AioRpcError as error:
+                self.cancel()
+                failure = _from_rpc(error, link.address)
+                if not _may_move(failure):
+                    raise failure from error
+                log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
+                broke_under_it = failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and was_up)
+                moves_left = min(moves_left - 1, POISON_MOVES - 1) if broke_under_it else moves_left - 1
+                if moves_left < 0:
+                    raise failure from error
+                tried.append(link.address)
+                self.moves += 1
+                continue
+            if self._first is None or not self._first.HasField("header"):
+                self.cancel()
+                raise ApiError("ENGINE_FAILURE", f"the worker at {link.address} ended the call without audio")
+            self.header = self._first.header
+            return
+        raise failure or ApiError(
+            "NO_WORKER", f"no worker that serves {self._request.model!r} can be reached", retry_after_s=1.0
+        )
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over the PCM, s16le at the header's rate.
+
+        Raises:
+            ApiError: The stream broke, lost samples, or ended without its summary.
+        """
+        assert self._link
+        message = self._first
+        try:
+            while message is not None:
+                if message.audio.pcm:
+                    if message.audio.first_sample != self.num_samples:
+                        lost = f"expected sample {self.num_samples}, got {message.audio.first_sample}"
+                        raise ApiError("ENGINE_FAILURE", f"audio was lost on the way: {lost}")
+                    self.num_samples += len(message.audio.pcm) // 2
+                    yield message.audio.pcm
+                if message.HasField("summary"):
+                    self.summary = message.summary
+                message = await self._read()
+        except grpc.aio.AioRpcError as error:
+            raise _from_rpc(error, self._link.address) from error
+        if not self.summary:
+            raise ApiError("ENGINE_FAILURE", f"the worker at {self._link.address} ended the stream without its summary")
+
+    def cancel(self) -> None:
+        """End the call if it has not ended, so that nobody works on it any more."""
+        if self._call:
+            self._call.cancel()
+            self._call = None
+        if self._link:
+            self._link.outstanding -= 1
+            self._link = None
+            self._fleet.changed.set()
+
+    def _begin(self, link: WorkerLink) -> None:
+        self._link = link
+        link.outstanding += 1
+        self._call = link.speech.Synthesize(self._request)
+
+    async def _read(self) -> speech_pb2.SynthesizeResponse | None:
+        assert self._call
+        message = await self._call.read()
+        return message if isinstance(message, speech_pb2.SynthesizeResponse) else None
+
+
+class Fleet:
+    """All workers.
+
+    Args:
+        addresses: Their gRPC targets.
+
+    Attributes:
+        changed: Set when a call ends.
+    """
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.changed = asyncio.Event()
+        self._addresses = addresses
+        self._links: list[WorkerLink] = []
+        self._watches: list[asyncio.Task[None]] = []
+
+    def __iter__(self) -> Iterator[WorkerLink]:
+        return iter(self._links)
+
+    async def start(self) -> None:
+        """Connect; returns at once, the workers come when they come."""
+        self._links = [WorkerLink(address) for address in self._addresses]
+        self._watches = [asyncio.create_task(link.watch()) for link in self._links]
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    @property
+    def outstanding(self) -> int:
+        """Calls open on all workers."""
+        return sum(link.outstanding for link in self._links)
+
+    async def idle(self) -> None:
+        """Wait until no call is open."""
+        while self.outstanding:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def speech(self, request: speech_pb2.SynthesizeRequest) -> Speech:
+        """Prepare an utterance; `Speech.open` begins it, `Speech.cancel` must end it."""
+        return Speech(self, request)
+
+
+def _may_move(failure: ApiError) -> bool:
+    return failure.reason in ("NO_WORKER", "DRAINING", "OVERLOADED", "ENGINE_FAILURE")
+
+
+def _from_rpc(error: grpc.aio.AioRpcError, worker: str) -> ApiError:
+    """Read what a worker said of a failed call.
+
+    Args:
+        error: What the call raised.
+        worker: Address of the worker, for the message where it said nothing.
+    """
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            status.ParseFromString(value)
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        _ = detail.Unpack(info) or detail.Unpack(retry)
+    if info.reason in TABLE:
+        retry_after_s = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+        return ApiError(info.reason, status.message, param=info.metadata.get("field"), retry_after_s=retry_after_s)
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return ApiError("NO_WORKER", f"the worker at {worker} cannot be reached", retry_after_s=1.0)
+    return ApiError("ENGINE_FAILURE", f"the worker at {worker} failed: {error.code().name}: {error.details()}")

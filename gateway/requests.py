@@ -1,0 +1,96 @@
+"""What surrounds every request: its id, its one line in the log, and noticing that the client has hung up."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import ClientGone
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+_SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_QUIET_PATHS = frozenset({"/healthz", "/readyz"})
+
+
+class RequestLog:
+    """Gives every HTTP request an id, and writes one line when it is over.
+
+    The id is the client's `x-request-id` if that is sane, else a new one; the answer carries it back. Routes add to the
+    line through `request.state.log`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        fields: dict[str, object] = {"outcome": "", "status": 0}
+        request.state.request_id, request.state.log = request_id, fields
+        request.state.started = started
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+                fields["status"] = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            fields["outcome"] = fields["outcome"] or _outcome(int(str(fields["status"])))
+            level = "debug" if scope["path"] in _QUIET_PATHS else "info"
+            duration_ms = round(1000 * (time.monotonic() - started), 1)
+            line = {"method": scope["method"], "path": scope["path"], **fields, "duration_ms": duration_ms}
+            getattr(log, level)("request", request_id=request_id, **line)
+
+
+def _outcome(status: int) -> str:
+    if 0 < status < 400:
+        return "ok"
+    return "refused" if 400 <= status < 500 else "failed"
+
+
+async def until_gone(request: Request, work: Awaitable[T]) -> T:
+    """Await something, but no longer than the client stays.
+
+    Args:
+        request: Whose body has been read to its end.
+        work: What to await; cancelled when the client hangs up.
+
+    Raises:
+        ClientGone: The client has hung up.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,45 @@
+"""What the operator can set: environment variables with the prefix `SONORANT_`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+INSTRUCTIONS_CHARS = 4096
+"""Most characters of `instructions`, OpenAI's own limit."""
+
+
+class Settings(BaseSettings):
+    """Settings of one gateway process; a wrong value is refused at start."""
+
+    model_config = SettingsConfigDict(env_prefix="SONORANT_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the gateway listens at.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that the gateway listens at.")
+    workers: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1:50051",), min_length=1, description="Addresses of the workers, `HOST:PORT`, separated by commas."
+    )
+    default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
+    default_format: Literal["wav", "pcm"] = Field("wav", description="Format of requests that name none.")
+    max_input_chars: int = Field(32_768, ge=1, le=10_000_000, description="Most characters of `input`.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="Origins whose pages may call the API, separated by commas; `*` for any; none if empty."
+    )
+    first_audio_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="How long an utterance may wait for its first audio, loading included."
+    )
+    grace_s: float = Field(30.0, ge=0, le=3600, description="How long streams may run on after the signal to end.")
+    log_format: Literal["console", "json"] = Field("console", description="`console` for people, `json` for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("workers", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Most bytes of a request's body: every character as two JSON escapes, and room for the rest."""
+        return 12 * (self.max_input_chars + INSTRUCTIONS_CHARS) + 65_536

@@ -1,0 +1,1 @@
+"""Protocol packages, one folder a version."""

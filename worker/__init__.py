@@ -1,0 +1,1 @@
+"""The worker: loads speech models and streams PCM over gRPC."""

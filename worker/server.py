@@ -1,0 +1,109 @@
+"""Life of a worker process: start, preload, serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
+from worker import device
+from worker.changes import Changes
+from worker.engines.registry import Registry
+from worker.errors import ModelNotFound, WorkerError
+from worker.scheduler import Scheduler
+from worker.servicer import ModelServicer, SpeechServicer
+from worker.settings import Settings
+from worker.status import Status
+from worker.store.residency import Residency
+
+SERVICES = tuple(
+    service.full_name
+    for file in (speech_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+)
+
+# Engines hold the interpreter lock in Python stretches (text to phonemes); at the default of 5 ms every message of
+# another stream, the first one too, would wait that long for the event loop to get a turn.
+SWITCH_INTERVAL_S = 0.0005
+
+CHANNEL_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # A second worker at the same address must fail, not take half the calls.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # Gateways ping to find frozen workers.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+)
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Raises:
+        ValueError: A setting cannot be met: no such device, engine or model.
+        OSError: The address is taken.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    registry = Registry.installed(settings.engines or None)
+    changes = Changes()
+    where = device.find(settings.device)
+    scheduler = Scheduler(capacity=settings.capacity, lead_s=settings.lead_s, changes=changes)
+    models = Residency(registry, where.id, changes)
+    try:
+        preloaded = [models.find(name) for name in settings.preloaded]
+    except ModelNotFound as error:
+        raise ValueError(f"SONORANT_PRELOAD or SONORANT_DEFAULT_MODEL: {error.message}") from error
+    status = Status(settings.worker_id, where, registry, models, scheduler, changes)
+
+    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    speech = SpeechServicer(settings.worker_id, models, scheduler, settings.first_audio_timeout_s)
+    speech_pb2_grpc.add_SpeechServiceServicer_to_server(speech, server)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(status), server)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    for service in ("", *SERVICES):
+        await checks.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise OSError(f"SONORANT_LISTEN={settings.listen}: cannot listen there; is the port taken?") from error
+
+    ending = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, ending.set)
+    scheduler.start()
+    await server.start()
+    log.info(
+        "worker listens", address=settings.listen, device=where.id, name=where.name, engines=list(registry.engines)
+    )
+    # Already listening: whoever watches the status sees the models come.
+    for resident in preloaded:
+        try:
+            await models.load(resident)
+        except WorkerError as error:
+            log.error("preload failed", model=resident.name, reason=error.message)
+    for service in ("", *SERVICES):
+        await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    await ending.wait()
+    log.info("worker drains", streams=scheduler.active + scheduler.queued, grace_s=settings.grace_s)
+    scheduler.draining = True
+    changes.notify()
+    await checks.enter_graceful_shutdown()
+    try:
+        async with asyncio.timeout(settings.grace_s):
+            seen = -1
+            while any(resident.users for resident in models):
+                seen = await changes.after(seen)
+    except TimeoutError:
+        log.warning("grace is over; streams are cut", streams=scheduler.active + scheduler.queued)
+    await server.stop(0.1)
+    await asyncio.to_thread(scheduler.stop)
+    log.info("worker ended")

@@ -1,0 +1,383 @@
+"""Proto on one side, domain on the other, and nothing else: checks requests, writes messages, reports errors."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2, status_pb2
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
+from worker.audio import to_f32le, to_s16le
+from worker.engines.base import Card, HubModel, Settings
+from worker.errors import FirstAudioTimeout, InvalidRequest, UnsupportedOption, VoiceNotFound, WorkerError
+from worker.scheduler import Scheduler
+from worker.status import Status
+from worker.store.residency import Residency, Resident, Stage
+from worker.synthesis import Block, Mark, synthesize
+
+FIRST_CHUNK_S = 0.08
+CHUNK_S = 0.4
+"""A chunk costs the relay the same whatever its size, so only the first one is small."""
+
+MAX_REQUEST_ID = 128
+MAX_RESOLVED = 1000
+
+log = structlog.get_logger(__name__)
+
+_STATES = {
+    Stage.AVAILABLE: models_pb2.MODEL_STATE_AVAILABLE,
+    Stage.LOADING: models_pb2.MODEL_STATE_LOADING,
+    Stage.WARMING_UP: models_pb2.MODEL_STATE_LOADING,
+    Stage.READY: models_pb2.MODEL_STATE_READY,
+    Stage.FAILED: models_pb2.MODEL_STATE_FAILED,
+}
+_LOAD_STAGES = {
+    Stage.AVAILABLE: models_pb2.LOAD_STAGE_LOAD,
+    Stage.LOADING: models_pb2.LOAD_STAGE_LOAD,
+    Stage.WARMING_UP: models_pb2.LOAD_STAGE_WARMUP,
+    Stage.READY: models_pb2.LOAD_STAGE_READY,
+}
+_WRITERS = {speech_pb2.AUDIO_ENCODING_PCM_S16LE: to_s16le, speech_pb2.AUDIO_ENCODING_PCM_F32LE: to_f32le}
+
+
+class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
+    """`SpeechService` over a residency and a scheduler.
+
+    Args:
+        worker_id: Name of this worker.
+        models: The models.
+        scheduler: The device.
+        first_audio_timeout_s: How long to wait for the first audio where the request does not say.
+    """
+
+    def __init__(self, worker_id: str, models: Residency, scheduler: Scheduler, first_audio_timeout_s: float) -> None:
+        self._worker_id = worker_id
+        self._models = models
+        self._scheduler = scheduler
+        self._first_audio_timeout_s = first_audio_timeout_s
+
+    # The generated types know only generators; `write` is what gets an error at the line where the call is cancelled.
+    async def Synthesize(  # type: ignore[override]  # noqa: N802
+        self, request: speech_pb2.SynthesizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Speak one utterance; see the contract."""
+        arrived_at = time.monotonic()
+        async with _reporting(context):
+            resident = self._models.find(_required(request.model, "model"), request.model_revision)
+            settings = _settings(request, resident)
+            timeout_s = self._first_audio_timeout_s
+            if request.HasField("first_audio_timeout"):
+                timeout_s = _seconds(request.first_audio_timeout, "first_audio_timeout")
+            may_load = request.load_policy != speech_pb2.LOAD_POLICY_IF_LOADED
+            async with _first_audio_within(timeout_s) as waiting, self._models.use(resident, may_load) as model:
+                loaded_at = time.monotonic()
+                writer = _StreamWriter(model.card.sample_rate_hz, request.encoding)
+                steps = synthesize(model, request.input, settings)
+                async with self._scheduler.submit(steps, model.card.sample_rate_hz) as row:
+                    async for block in row:
+                        for message in writer.messages(block):
+                            if not message.audio.first_sample:
+                                waiting.reschedule(None)
+                                first_audio_s = time.monotonic() - arrived_at
+                                header = self._header(request, resident, settings.voice, writer.format)
+                                header.queue_time.CopyFrom(_duration(row.queue_s))
+                                header.load_time.CopyFrom(_duration(loaded_at - arrived_at))
+                                message.header.CopyFrom(header)
+                            await context.write(message)
+                    summary = speech_pb2.StreamSummary(
+                        total_samples=writer.total_samples,
+                        time_to_first_audio=_duration(first_audio_s),
+                        synthesis_time=_duration(row.busy_s),
+                        finish_reason=speech_pb2.FINISH_REASON_END,
+                        segments=writer.segments,
+                    )
+                    await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
+
+    def _header(
+        self, request: speech_pb2.SynthesizeRequest, resident: Resident, voice: str, form: speech_pb2.AudioFormat
+    ) -> speech_pb2.StreamHeader:
+        return speech_pb2.StreamHeader(
+            request_id=request.request_id,
+            worker_id=self._worker_id,
+            model=resident.name,
+            model_revision=resident.card.revision,
+            voice=voice,
+            format=form,
+        )
+
+
+class _StreamWriter:
+    """Writes blocks as messages and keeps count of the samples."""
+
+    def __init__(self, sample_rate_hz: int, encoding: speech_pb2.AudioEncoding.ValueType) -> None:
+        encoding = encoding or speech_pb2.AUDIO_ENCODING_PCM_S16LE
+        self.format = speech_pb2.AudioFormat(encoding=encoding, sample_rate_hz=sample_rate_hz, channels=1)
+        self.total_samples = 0
+        self.segments = 0
+        self.last_marks: list[speech_pb2.Mark] = []
+        self._write = _WRITERS[encoding]
+
+    def messages(self, block: Block) -> Iterator[speech_pb2.SynthesizeResponse]:
+        """Cut a block into chunks; its marks go with the first one, those of an empty block with the summary."""
+        marks = [_mark(mark) for mark in block.marks]
+        self.segments += sum(mark.end_sample is None for mark in block.marks)
+        if not len(block.samples):
+            self.last_marks.extend(marks)
+        start = 0
+        while start < len(block.samples):
+            chunk_s = CHUNK_S if self.total_samples else FIRST_CHUNK_S
+            samples = block.samples[start : start + int(chunk_s * self.format.sample_rate_hz)]
+            audio = speech_pb2.AudioChunk(first_sample=self.total_samples, pcm=self._write(samples))
+            start += len(samples)
+            self.total_samples += len(samples)
+            yield speech_pb2.SynthesizeResponse(audio=audio, marks=marks)
+            marks = []
+
+
+class ModelServicer(models_pb2_grpc.ModelServiceServicer):
+    """`ModelService` over the worker's status.
+
+    Args:
+        status: What the worker is and has.
+    """
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    async def ListModels(  # noqa: N802
+        self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> models_pb2.ListModelsResponse:
+        """List what the worker has; see the contract."""
+        return models_pb2.ListModelsResponse(models=map(_model, self._status.models))
+
+    async def ResolveModels(  # noqa: N802
+        self, request: models_pb2.ResolveModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> models_pb2.ResolveModelsResponse:
+        """Judge models of a hub; see the contract."""
+        async with _reporting(context):
+            if len(request.models) > MAX_RESOLVED:
+                raise InvalidRequest(
+                    f"`models` has {len(request.models)} entries; at most {MAX_RESOLVED} are taken", field="models"
+                )
+            verdicts = []
+            for model in request.models:
+                engine, reason = self._status.registry.resolve(
+                    HubModel(
+                        model.name,
+                        library=model.library,
+                        tags=tuple(model.tags),
+                        model_type=model.model_type,
+                        architectures=tuple(model.architectures),
+                        files=tuple(model.files),
+                    )
+                )
+                verdicts.append(models_pb2.Verdict(name=model.name, engine=engine, reason=reason))
+            return models_pb2.ResolveModelsResponse(verdicts=verdicts)
+
+    async def LoadModel(  # type: ignore[override]  # noqa: N802
+        self, request: models_pb2.LoadModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Load a model and stream the progress; see the contract."""
+        async with _reporting(context):
+            resident = self._status.models.find(_required(request.name, "name"), request.revision)
+            loading = asyncio.ensure_future(self._status.models.load(resident))
+            told = None
+            while True:
+                seen = self._status.changes.count
+                if resident.stage in _LOAD_STAGES and resident.stage is not told:
+                    told = resident.stage
+                    await context.write(models_pb2.LoadModelResponse(stage=_LOAD_STAGES[told], model=_model(resident)))
+                if loading.done():
+                    break
+                changed = asyncio.ensure_future(self._status.changes.after(seen))
+                await asyncio.wait({loading, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            await loading
+
+    async def UnloadModel(  # noqa: N802
+        self, request: models_pb2.UnloadModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> models_pb2.UnloadModelResponse:
+        """Take a model out of memory; see the contract."""
+        async with _reporting(context):
+            await self._status.models.unload(self._status.models.find(_required(request.name, "name")))
+            return models_pb2.UnloadModelResponse()
+
+    async def WatchStatus(  # type: ignore[override]  # noqa: N802
+        self, request: models_pb2.WatchStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Stream the worker's status; see the contract."""
+        async with _reporting(context):
+            pause_s = 0.1
+            if request.HasField("min_interval"):
+                pause_s = _seconds(request.min_interval, "min_interval")
+            while True:
+                seen = self._status.changes.count
+                await context.write(self._snapshot(seen))
+                await asyncio.sleep(pause_s)
+                await self._status.changes.after(seen)
+
+    def _snapshot(self, sequence: int) -> models_pb2.WatchStatusResponse:
+        status = self._status
+        total, free = status.device.memory()
+        return models_pb2.WatchStatusResponse(
+            worker_id=status.worker_id,
+            boot_id=status.boot_id,
+            sequence=sequence + 1,
+            draining=status.scheduler.draining,
+            models=map(_model, status.models),
+            device=models_pb2.Device(
+                id=status.device.id, name=status.device.name, memory_total_bytes=total, memory_free_bytes=free
+            ),
+            active=status.scheduler.active,
+            queued=status.scheduler.queued,
+            capacity=status.scheduler.capacity,
+            build=status.build,
+            engines=sorted(status.registry.engines),
+        )
+
+
+@asynccontextmanager
+async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """End the call with the error's code and details, as `errors.proto` says."""
+    try:
+        yield
+    except WorkerError as error:
+        code = grpc.StatusCode[error.code]
+        info = error_details_pb2.ErrorInfo(reason=error.reason, domain="tts.v1")
+        if error.field:
+            info.metadata["field"] = error.field
+        details = [_any(info)]
+        if error.retry_after_s is not None:
+            details.append(_any(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s))))
+        status = status_pb2.Status(code=code.value[0], message=error.message, details=details)
+        await context.abort(code, error.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+@asynccontextmanager
+async def _first_audio_within(seconds: float) -> AsyncIterator[asyncio.Timeout]:
+    """Bound the wait for the first audio; the caller lifts the bound once it has come."""
+    try:
+        async with asyncio.timeout(seconds) as waiting:
+            yield waiting
+    except TimeoutError as error:
+        raise FirstAudioTimeout(f"no audio came within {seconds:g} s") from error
+
+
+def _settings(request: speech_pb2.SynthesizeRequest, resident: Resident) -> Settings:
+    card = resident.card
+    if len(request.request_id) > MAX_REQUEST_ID:
+        raise InvalidRequest(
+            f"`request_id` has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
+            field="request_id",
+        )
+    if not request.input.strip():
+        raise InvalidRequest("`input` is empty; it must hold some text to speak", field="input")
+    if request.encoding not in speech_pb2.AudioEncoding.values():
+        raise InvalidRequest(f"`encoding` is {request.encoding}; it must be a value of AudioEncoding", field="encoding")
+    voices = [voice.id for voice in card.voices]
+    voice = request.voice or voices[0]
+    if voice not in voices:
+        raise VoiceNotFound(
+            f"the model {resident.name!r} has no voice {voice!r}; it has {', '.join(voices)}", field="voice"
+        )
+    speed = request.speed if request.HasField("speed") else 1.0
+    slowest, fastest = card.speeds
+    if not slowest <= speed <= fastest:
+        raise UnsupportedOption(
+            f"`speed` is {speed:g}; the model {resident.name!r} takes {slowest:g} to {fastest:g}", field="speed"
+        )
+    seed = request.seed if request.HasField("seed") else secrets.randbits(63)
+    return Settings(voice, speed, seed, _options(request.options, card, resident.name))
+
+
+def _options(given: Struct, card: Card, model: str) -> dict[str, Any]:
+    options: dict[str, Any] = json_format.MessageToDict(given)
+    if unknown := sorted(options.keys() - card.options.keys()):
+        known = ", ".join(sorted(card.options)) or "none"
+        raise UnsupportedOption(
+            f"the model {model!r} does not know the option {unknown[0]!r}; it takes {known}", field=unknown[0]
+        )
+    if error := best_match(Draft202012Validator(_schema(card)).iter_errors(options)):
+        field = str(error.path[0]) if error.path else "options"
+        raise UnsupportedOption(f"the option {field!r} is wrong: {error.message}", field=field)
+    return options
+
+
+def _schema(card: Card) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: dict(schema) for name, schema in card.options.items()},
+        "additionalProperties": False,
+    }
+
+
+def _model(resident: Resident) -> models_pb2.Model:
+    card = resident.card
+    options_schema = Struct()
+    options_schema.update(_schema(card))
+    return models_pb2.Model(
+        name=resident.name,
+        revision=card.revision,
+        engine=resident.engine.name,
+        state=_STATES[resident.stage],
+        reason=resident.reason,
+        voices=[
+            models_pb2.Voice(id=voice.id, name=voice.name, language=voice.language, gender=voice.gender)
+            for voice in card.voices
+        ],
+        native_format=speech_pb2.AudioFormat(
+            encoding=speech_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=card.sample_rate_hz, channels=1
+        ),
+        options_schema=options_schema,
+        min_speed=card.speeds[0],
+        max_speed=card.speeds[1],
+        active=resident.users,
+    )
+
+
+def _mark(mark: Mark) -> speech_pb2.Mark:
+    return speech_pb2.Mark(
+        kind=speech_pb2.MARK_KIND_SEGMENT,
+        text_start=mark.start,
+        text_end=mark.stop,
+        first_sample=mark.first_sample,
+        end_sample=mark.end_sample,
+    )
+
+
+def _required(value: str, field: str) -> str:
+    if not value:
+        raise InvalidRequest(f"`{field}` is missing; it must be a model id, such as 'org/name'", field=field)
+    return value
+
+
+def _seconds(duration: Duration, field: str) -> float:
+    seconds = duration.seconds + duration.nanos / 1e9
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"`{field}` is {seconds:g} s; it must be more than 0", field=field)
+    return seconds
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,88 @@
+"""Turns one utterance into a stream of PCM blocks: segments, pauses between them, marks; knows no threads, no gRPC.
+
+The result is a plain generator. Each `next()` is one step of the device, so whoever drives it decides who is served
+when, and closing it ends the work there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from worker.engines.base import Model, Samples, Settings
+from worker.errors import UnspeakableText
+from worker.text.segment import segment
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a segment is spoken.
+
+    Attributes:
+        start: First code point of the segment in the input.
+        stop: The code point after its last one.
+        first_sample: Where it begins in the stream.
+        end_sample: The sample after its last one; None while it is being spoken.
+    """
+
+    start: int
+    stop: int
+    first_sample: int
+    end_sample: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one step made.
+
+    Attributes:
+        samples: float32 [S]; S may be 0 in a last block that only carries marks.
+        marks: Segments that begin with this block, and those that have ended since the last one.
+    """
+
+    samples: Samples
+    marks: tuple[Mark, ...] = ()
+
+
+def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
+    """Speak an utterance.
+
+    Args:
+        model: Who speaks.
+        text: The input, as sent.
+        settings: How.
+
+    Yields:
+        Blocks in order, at the model's rate.
+
+    Raises:
+        UnspeakableText: The voice cannot say the text; always before the first block.
+    """
+    model.check(text, settings.voice)
+    voice = next(voice for voice in model.card.voices if voice.id == settings.voice)
+    rate_hz = model.card.sample_rate_hz
+    total, pause_s = 0, 0.0
+    marks: list[Mark] = []
+    pieces = segment(text, voice.language, first=model.limits.first, longest=model.limits.longest)
+    for index, piece in enumerate(pieces):
+        spoken: Mark | None = None
+        for samples in model.speak(piece.text, index, settings):
+            if not samples.size:
+                continue
+            if spoken is None:
+                # The pause goes before the next sound and not after the last, so that speech ends when it ends.
+                pause = np.zeros(round(pause_s / settings.speed * rate_hz), np.float32) if total else samples[:0]
+                spoken = Mark(piece.start, piece.stop, total + len(pause))
+                marks.append(spoken)
+                samples = np.concatenate([pause, samples])
+            total += len(samples)
+            yield Block(samples, tuple(marks))
+            marks.clear()
+        if spoken:
+            pause_s = piece.ends_at.value
+            marks.append(replace(spoken, end_sample=total))
+    if not total:
+        raise UnspeakableText(f"the voice {settings.voice!r} has no way to say {text.strip()[:40]!r}", field="input")
+    yield Block(np.zeros(0, np.float32), tuple(marks))

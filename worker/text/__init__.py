@@ -1,0 +1,1 @@
+"""Text before it reaches an engine; pure functions."""

@@ -1,0 +1,104 @@
+"""Cuts an utterance into the segments that an engine gets at once; knows no engine.
+
+Sentences come from `sentencex` (Wikimedia), which knows the abbreviations of many languages. On top of that: the first
+segment is kept short, so that the first audio comes early, and none is longer than the engine can take. Cuts are made
+where a reader would breathe: at a clause, else at a space, else between two characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from sentencex import get_sentence_boundaries
+
+SHORTEST_CLAUSE = 12
+"""A clause under this many characters is not worth a breath of its own."""
+
+_CLAUSE_END = re.compile(r"[,;:，；：、—–](?=\s)|(?<=\s)[—–]|[，；：、]")
+
+
+class Break(Enum):
+    """What a segment ends at; the value is the pause after it, in seconds at speed 1."""
+
+    WORD = 0.0
+    CLAUSE = 0.12
+    SENTENCE = 0.32
+    PARAGRAPH = 0.60
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of the input.
+
+    Attributes:
+        text: The piece, without the white space around it.
+        start: Its first Unicode code point in the input.
+        stop: The code point after its last one.
+        ends_at: What comes after it.
+    """
+
+    text: str
+    start: int
+    stop: int
+    ends_at: Break
+
+
+def segment(text: str, language: str, *, first: int, longest: int) -> Iterator[Segment]:
+    """Cut text into segments; together they hold every character but the white space between them.
+
+    Args:
+        text: The utterance.
+        language: BCP 47 tag of the voice; sets the rules for the end of a sentence.
+        first: A first segment longer than this is cut at a clause, if it has one.
+        longest: The most characters of any segment.
+
+    Yields:
+        The segments in order; none is empty.
+    """
+    is_first = True
+    for start, stop, ends_at in _sentences(text, language):
+        while start < stop:
+            limit = min(first, longest) if is_first else longest
+            cut, kind = stop, ends_at
+            if stop - start > limit:
+                cut, kind = _cut(text, start, stop, limit, longest) or (stop, ends_at)
+            piece = text[start:cut]
+            if stripped := piece.strip():
+                lead = len(piece) - len(piece.lstrip())
+                yield Segment(stripped, start + lead, start + lead + len(stripped), kind)
+                is_first = False
+            start = cut
+
+
+def _sentences(text: str, language: str) -> Iterator[tuple[int, int, Break]]:
+    """Yield the sentences as start, stop and what each ends at; blank stretches between them make paragraphs."""
+    pending: tuple[int, int] | None = None
+    for found in get_sentence_boundaries(language.split("-")[0], text):
+        start, stop = found["start_index"], found["end_index"]
+        blank = not text[start:stop].strip()
+        if pending:
+            yield *pending, Break.PARAGRAPH if blank and "\n" in text[start:stop] else Break.SENTENCE
+        pending = None if blank else (start, stop)
+    if pending:
+        yield *pending, Break.SENTENCE
+
+
+def _cut(text: str, start: int, stop: int, limit: int, longest: int) -> tuple[int, Break] | None:
+    """Find where to cut a sentence that is longer than `limit`; None to leave it whole."""
+    clauses = [
+        match.end()
+        for match in _CLAUSE_END.finditer(text, start + SHORTEST_CLAUSE, stop)
+        if stop - match.end() >= SHORTEST_CLAUSE
+    ]
+    if within := [end for end in clauses if end - start <= limit]:
+        return within[-1], Break.CLAUSE
+    # Over the wish for a short first segment a clause goes whole; only the engine's limit cuts inside of one.
+    if clauses and clauses[0] - start <= longest:
+        return clauses[0], Break.CLAUSE
+    if stop - start <= longest:
+        return None
+    space = max(text.rfind(" ", start, start + longest), text.rfind("\n", start, start + longest))
+    return (space + 1 if space > start else start + longest), Break.WORD

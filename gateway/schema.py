@@ -75,6 +75,9 @@ def parse_speech(body: bytes, max_input_chars: int) -> SpeechRequest:
         raise ApiError("INVALID_REQUEST", f"the body must be a JSON object; {reason}") from error
     if not isinstance(data, dict):
         raise ApiError("INVALID_REQUEST", f"the body must be a JSON object, not {_shown(data)}")
+    for name in data.keys() - SpeechRequest.model_fields.keys():
+        known = ", ".join(SpeechRequest.model_fields)
+        raise ApiError("INVALID_REQUEST", f"{_shown(name)} is not a field of a speech request; there are {known}", param=name)
     try:
         request = SpeechRequest.model_validate(data)
     except ValidationError as error:
@@ -100,12 +103,9 @@ def _from_validation(error: ValidationError) -> ApiError:
     wrong = error.errors(include_url=False)[0]
     # A union reports every member that did not fit; their names are no part of the path that the client knows.
     path = [str(part) for part in wrong["loc"] if part not in ("VoiceReference", "function-before[_text(), str]")]
-    param = ".".join(path).encode("ascii", "backslashreplace").decode()
+    param = ".".join(path)
     if wrong["type"] == "missing":
         message = f"`{param}` is missing; it is required"
-    elif wrong["type"] == "extra_forbidden":
-        known = ", ".join(SpeechRequest.model_fields)
-        message = f"`{param}` is not a field of a speech request; there are {known}"
     elif param == "voice":
         message = f"`voice` is {_shown(wrong['input'])}; it must be a string or an object with an `id`"
     else:

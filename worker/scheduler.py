@@ -101,7 +101,7 @@ class Row:
             result = EngineFailure(f"the engine failed: {type(error).__name__}: {error}")
         now = time.monotonic()
         self.busy_s += now - started
-        if isinstance(result, Block):
+        if isinstance(result, Block) and len(result.samples):
             self._first_block_at = self._first_block_at or now
             self._made += len(result.samples)
         self._loop.call_soon_threadsafe(self._results.put_nowait, result)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -15,7 +17,7 @@ from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_gr
 from worker import device
 from worker.changes import Changes
 from worker.engines.registry import Registry
-from worker.errors import ModelNotFound, WorkerError
+from worker.errors import WorkerError
 from worker.scheduler import Scheduler
 from worker.servicer import ModelServicer, SpeechServicer
 from worker.settings import Settings
@@ -50,15 +52,15 @@ async def serve(settings: Settings) -> None:
         OSError: The address is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    registry = Registry.installed(settings.engines or None)
+    with _setting("ENGINES", ",".join(settings.engines)):
+        registry = Registry.installed(settings.engines or None)
+    with _setting("DEVICE", settings.device):
+        where = device.find(settings.device)
     changes = Changes()
-    where = device.find(settings.device)
     scheduler = Scheduler(capacity=settings.capacity, lead_s=settings.lead_s, changes=changes)
     models = Residency(registry, where.id, changes)
-    try:
+    with _setting("DEFAULT_MODEL" if settings.preload is None else "PRELOAD", ",".join(settings.preloaded)):
         preloaded = [models.find(name) for name in settings.preloaded]
-    except ModelNotFound as error:
-        raise ValueError(f"SONORANT_PRELOAD or SONORANT_DEFAULT_MODEL: {error.message}") from error
     status = Status(settings.worker_id, where, registry, models, scheduler, changes)
 
     server = grpc.aio.server(options=CHANNEL_OPTIONS)
@@ -107,3 +109,12 @@ async def serve(settings: Settings) -> None:
     await server.stop(0.1)
     await asyncio.to_thread(scheduler.stop)
     log.info("worker ended")
+
+
+@contextmanager
+def _setting(name: str, value: str) -> Iterator[None]:
+    """Name the setting that a failure is due to."""
+    try:
+        yield
+    except (ValueError, WorkerError) as error:
+        raise ValueError(f"SONORANT_{name}={value}: {error}") from error

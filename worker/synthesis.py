@@ -38,7 +38,7 @@ class Block:
     """What one step made.
 
     Attributes:
-        samples: float32 [S]; S may be 0 in a last block that only carries marks.
+        samples: float32 [S]; S is 0 where a step made no sound, and in the last block, which only carries marks.
         marks: Segments that begin with this block, and those that have ended since the last one.
     """
 
@@ -70,6 +70,7 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
         spoken: Mark | None = None
         for samples in model.speak(piece.text, index, settings):
             if not samples.size:
+                yield Block(samples)  # Somebody else's turn, and a place to stop.
                 continue
             if spoken is None:
                 # The pause goes before the next sound and not after the last, so that speech ends when it ends.

@@ -6,7 +6,8 @@ Every word is one step and one tone, so counts and lengths can be foretold: word
     <long=S>    this word sounds for S seconds
     <delay=S>   the step takes S seconds
     <hold=NAME> the step waits until the file NAME appears in the directory SONORANT_TONE_DIR
-    <mute>      this word makes no samples
+    <pause=S>   the step takes S seconds and makes no samples
+    <touch=NAME> the file NAME appears in that directory
     <fail>      the step raises
     <die>       the process ends at once, as if killed
 """
@@ -29,7 +30,7 @@ RATES_HZ = {"sonorant/tone": 24_000, "sonorant/tone-22k": 22_050}
 WORD_MS = 100
 HOLD_LIMIT_S = 60.0
 
-_ORDER = re.compile(r"<(\w+)(?:=([\w.]+))?>")
+_ORDER = re.compile(r"<(\w+)(?:=([\w.-]+))?>")
 
 
 class ToneEngine(Engine):
@@ -89,14 +90,21 @@ class ToneModel(Model):
             case "delay":
                 time.sleep(float(value))
             case "hold":
-                _wait_for(Path(os.environ["SONORANT_TONE_DIR"]) / value)
-            case "mute":
+                _wait_for(_signal(value))
+            case "pause":
+                time.sleep(float(value))
                 return 0.0
+            case "touch":
+                _signal(value).touch()
             case "fail":
                 raise RuntimeError("told to fail")
             case "die":
                 os._exit(1)
         return duration_s
+
+
+def _signal(name: str) -> Path:
+    return Path(os.environ["SONORANT_TONE_DIR"]) / name
 
 
 def _wait_for(path: Path) -> None:

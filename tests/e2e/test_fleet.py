@@ -1,0 +1,147 @@
+"""Several workers behind one gateway, and what becomes of calls when one goes."""
+
+import signal
+
+import httpx
+
+from tests.stack import TONE, eventually
+
+
+def worker_of(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-sonorant-worker"]
+
+
+def test_the_worker_with_the_fewest_calls_gets_the_next_one(start):
+    stack = start(workers=2)
+    with stack.stream(input="word <hold=least> word") as first:
+        assert worker_of(first) == "w0"
+        assert [worker_of(stack.speak(input="one")) for _ in range(3)] == ["w1"] * 3
+        (stack.signals / "least").touch()
+        first.read()
+    assert worker_of(stack.speak(input="one")) == "w0"
+
+
+def test_a_worker_that_is_down_is_skipped_and_used_again_when_it_is_back(start):
+    stack = start(workers=2)
+    stack.workers[0].end(signal.SIGKILL)
+    # At once, while the gateway may still believe in it, and afterwards.
+    assert {worker_of(stack.speak(input="one")) for _ in range(5)} == {"w1"}
+    eventually(lambda: stack.gateway.up() == ["w1"], "the gateway knows that it is down")
+    again = stack.workers[0].again()
+    try:
+        eventually(lambda: stack.gateway.up() == ["w0", "w1"], "the gateway uses it again")
+        eventually(again.is_ready, "it is ready")
+        eventually(lambda: worker_of(stack.speak(input="one")) == "w0", "it speaks again")
+    finally:
+        again.end(signal.SIGKILL)
+
+
+def test_a_call_that_a_full_worker_refuses_moves_to_another(start):
+    stack = start(workers=2, worker_settings={"SONORANT_CAPACITY": "1"})
+    with stack.workers[0].client() as direct:
+        # The gateway does not count this one, so the full worker is its first choice.
+        busy = direct.synthesize("word <hold=full> word", model=TONE)
+        assert worker_of(stack.speak(input="one")) == "w1"
+        (stack.signals / "full").touch()
+        list(busy)
+
+
+def test_when_every_worker_is_full_the_answer_is_503_with_a_time_to_come_back(start):
+    stack = start(worker_settings={"SONORANT_CAPACITY": "1"})
+    with stack.stream(input="word <hold=all-full> word") as busy:
+        refused = stack.speak(input="one")
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "overloaded"
+        (stack.signals / "all-full").touch()
+        busy.read()
+    assert stack.speak(input="one").status_code == 200
+
+
+def test_a_call_moves_when_its_worker_dies_before_the_first_byte(start):
+    stack = start(workers=2)
+    pending = "<hold=move> one"
+    with httpx.Client(base_url=stack.url, timeout=60) as client:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(client.post, "/v1/audio/speech", json={"input": pending})
+            eventually(lambda: stack.workers[0].running, "the first worker has begun")
+            stack.workers[0].end(signal.SIGKILL)
+            (stack.signals / "move").touch()
+            assert worker_of(answer.result()) == "w1"
+    assert "call moves" in stack.gateway.output
+
+
+def test_input_that_kills_workers_kills_no_more_than_two(start):
+    stack = start(workers=3)
+    answer = stack.speak(input="<die>")
+    assert answer.status_code == 503
+    eventually(lambda: len(stack.gateway.up()) == 1, "two workers are gone")
+    assert stack.speak(input="one").status_code == 200
+
+
+def test_a_stream_whose_worker_dies_is_visibly_cut_and_not_moved(start):
+    stack = start(workers=2)
+    received = b""
+    try:
+        with stack.stream(input="one two <hold=never> three") as answer:
+            for chunk in answer.iter_bytes():
+                received += chunk
+                if len(received) == 44 + 2 * 4800:
+                    stack.workers[0].end(signal.SIGKILL)
+    except httpx.RemoteProtocolError:
+        pass
+    else:
+        raise AssertionError("the stream looked complete")
+    assert len(received) == 44 + 2 * 4800
+    eventually(lambda: not stack.gateway.outstanding, "nothing is left counted as running")
+
+
+def test_a_frozen_worker_is_noticed_and_the_others_go_on(start):
+    stack = start(workers=2)
+    stack.workers[0].popen.send_signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: stack.gateway.up() == ["w1"], "the gateway gives it up")
+        assert worker_of(stack.speak(input="one")) == "w1"
+    finally:
+        stack.workers[0].popen.send_signal(signal.SIGCONT)
+    eventually(lambda: stack.gateway.up() == ["w0", "w1"], "it is back")
+
+
+def test_a_draining_worker_gets_no_new_calls_and_loses_none(start):
+    stack = start(workers=2)
+    with stack.stream(input="word <hold=draining> word") as old:
+        assert worker_of(old) == "w0"
+        stack.workers[0].popen.send_signal(signal.SIGTERM)
+        assert {worker_of(stack.speak(input="one")) for _ in range(4)} == {"w1"}
+        (stack.signals / "draining").touch()
+        assert len(old.read()) == 44 + 3 * 4800
+    assert stack.workers[0].popen.wait(60) == 0
+
+
+def test_without_any_worker_the_answer_is_503_and_the_gateway_lives(start):
+    stack = start()
+    stack.worker.end(signal.SIGKILL)
+    eventually(lambda: not stack.gateway.up(), "the gateway knows")
+    answer = stack.speak(input="one")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["code"] == "no_worker"
+    ready = httpx.get(f"{stack.url}/readyz")
+    assert (ready.status_code, ready.json()["error"]["code"]) == (503, "no_worker")
+    assert httpx.get(f"{stack.url}/healthz").json()["workers"][0]["state"] == "down"
+    assert httpx.get(f"{stack.url}/v1/models").json()["data"] == []
+    assert httpx.get(f"{stack.url}/api/models").json() == {"count": 0, "models": []}
+
+
+def test_a_gateway_that_is_told_to_end_finishes_its_streams(start):
+    stack = start()
+    with stack.stream(input="word <hold=gateway-drain> word") as old:
+        stack.gateway.popen.send_signal(signal.SIGTERM)
+        eventually(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, "it says that it drains")
+        assert stack.speak(input="one").status_code == 503
+        (stack.signals / "gateway-drain").touch()
+        assert len(old.read()) == 44 + 3 * 4800
+    assert stack.gateway.popen.wait(60) == 0

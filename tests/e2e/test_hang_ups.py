@@ -1,0 +1,107 @@
+"""Clients that go away, readers that stall, engines that break: nothing is worked on for nobody, nothing is disguised.
+
+A text ends in an order that leaves a trace when it is reached. Work that goes on for nobody would reach it before the
+worker is idle; so once the worker is idle, the absence of the trace proves that the work was given up.
+"""
+
+import json
+import socket
+import struct
+
+import httpx
+import pytest
+
+from tests.stack import PATIENCE_S, TONE, Stack, eventually
+
+SLOW = "<delay=0.02> " * 40
+SLOW_AND_MUTE = "<pause=0.02> " * 40
+
+
+def connect(stack: Stack, text: str, model: str = TONE) -> socket.socket:
+    """Send a request over a bare socket."""
+    body = json.dumps({"input": text, "model": model}).encode()
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    client = socket.create_connection(("127.0.0.1", stack.gateway.port), PATIENCE_S)
+    client.sendall(head.encode() + body)
+    return client
+
+
+def hang_up(client: socket.socket, how: str) -> None:
+    if how == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("phase", ["before the first byte", "midway"])
+def test_a_client_that_hangs_up_ends_the_work(stack, how, phase):
+    trace = stack.signals / f"reached-{how}-{phase.replace(' ', '-')}"
+    text = (SLOW_AND_MUTE if phase == "before the first byte" else f"word {SLOW}") * 5 + f"<touch={trace.name}>"
+    client = connect(stack, text)
+    if phase == "midway":
+        assert client.recv(64).startswith(b"HTTP/1.1 200")
+    else:
+        eventually(lambda: stack.worker.running, "the worker has begun")
+    hang_up(client, how)
+    eventually(stack.is_idle, "nothing is left counted as running")
+    assert not trace.exists()
+    eventually(lambda: '"outcome": "client_gone"' in stack.gateway.output, "the log calls it by its name")
+    assert "Traceback" not in stack.gateway.output + stack.worker.output
+
+
+def test_many_clients_that_hang_up_at_once_leave_nothing(stack):
+    clients = [connect(stack, f"word {SLOW * 5} <touch=reached-many>") for _ in range(20)]
+    for client in clients[:10]:
+        assert client.recv(64).startswith(b"HTTP/1.1 200")
+    for n, client in enumerate(clients):
+        hang_up(client, "reset" if n % 2 else "close")
+    eventually(stack.is_idle, "nothing is left counted as running")
+    assert not (stack.signals / "reached-many").exists()
+
+
+def test_a_client_that_sends_half_a_request_and_goes_leaves_nothing(stack):
+    client = socket.create_connection(("127.0.0.1", stack.gateway.port), PATIENCE_S)
+    client.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
+    client.close()
+    assert stack.speak(input="one").status_code == 200
+    assert "Traceback" not in stack.gateway.output
+
+
+def test_a_client_that_does_not_read_holds_the_worker_back(stack):
+    """Ten minutes of speech for somebody who reads nothing: the worker waits long before the end."""
+    seconds = "<long=10> " * 60
+    client = connect(stack, f"{seconds}<touch=reached-unread>")
+    assert client.recv(16).startswith(b"HTTP/1.1 200")
+    # Somebody else is served meanwhile, the whole of it.
+    assert len(stack.speak(input="<long=10> " * 12).content) == 44 + 2 * 24_000 * 120
+    assert not (stack.signals / "reached-unread").exists()
+    assert stack.worker.running == 1
+    hang_up(client, "close")
+    eventually(stack.is_idle, "nothing is left counted as running")
+    assert not (stack.signals / "reached-unread").exists()
+
+
+def test_a_failure_before_the_first_byte_is_an_ordinary_error(stack):
+    answer = stack.speak(input="<fail>")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "engine_failure"
+    assert "told to fail" in answer.json()["error"]["message"]
+
+
+def test_a_failure_midway_ends_the_body_without_its_terminator(stack):
+    received = b""
+    with (
+        pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"),
+        stack.stream(input="one two <fail> three") as answer,
+    ):
+        assert answer.status_code == 200
+        for chunk in answer.iter_bytes():
+            received += chunk
+    # Audio alone reached the client, and all of it that was made.
+    assert len(received) == 44 + 2 * 4800
+    eventually(lambda: '"outcome": "cut"' in stack.gateway.output, "the log says that it was cut")
+    assert stack.speak(input="one").status_code == 200
+
+
+def test_a_failure_midway_of_a_whole_file_is_an_ordinary_error(stack):
+    assert stack.speak(input="one two <fail> three", stream=False).status_code == 500

@@ -1,0 +1,135 @@
+"""`python -m deploy.local`, what `make run` starts."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import psutil
+import pytest
+
+from deploy.local import plan_workers
+from tests.stack import ROOT, clean_environment, eventually, free_port
+
+
+class Local:
+    def __init__(self, log, **environment: str) -> None:
+        self.log = log
+        ports = {"SONORANT_PORT": str(free_port()), "SONORANT_WORKER_PORT": str(free_port())}
+        self.environment = clean_environment(**{**ports, **environment})
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "deploy.local"], cwd=ROOT, env=self.environment, stdout=out, stderr=out
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text("utf-8")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.environment['SONORANT_PORT']}"
+
+    def children(self) -> dict[str, psutil.Process]:
+        children = psutil.Process(self.popen.pid).children()
+        return {child.cmdline()[2]: child for child in children if child.status() != psutil.STATUS_ZOMBIE}
+
+    def speaks(self) -> bool:
+        try:
+            return httpx.post(f"{self.url}/v1/audio/speech", json={"input": "Hi."}, timeout=60).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture
+def local(tmp_path):
+    started: list[Local] = []
+
+    def start(**environment: str) -> Local:
+        started.append(Local(tmp_path / f"local-{len(started)}.log", **environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.popen.poll() is None:
+            each.popen.terminate()
+            each.popen.wait(60)
+
+
+def test_it_says_where_it_speaks_when_it_can_and_ctrl_c_ends_everything(local):
+    run = local()
+    eventually(lambda: f"ready to speak at {run.url}" in run.output, "it says where")
+    assert run.speaks()
+    children = list(run.children().values())
+    assert len(children) == 2
+    run.popen.send_signal(signal.SIGINT)
+    assert run.popen.wait(60) == 0
+    assert not any(child.is_running() for child in children)
+
+
+@pytest.mark.parametrize("module", ["worker", "gateway"])
+def test_a_process_that_dies_is_started_again(local, module):
+    run = local()
+    eventually(lambda: "ready to speak" in run.output, "it speaks")
+    victim = run.children()[module]
+    victim.kill()
+    eventually(lambda: run.children().get(module, victim) != victim, "another one is there")
+    eventually(run.speaks, "it speaks again")
+    assert "starts again" in run.output
+
+
+def test_a_taken_port_is_named_with_what_to_do(local):
+    for name in ("SONORANT_PORT", "SONORANT_WORKER_PORT"):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            run = local(**{name: str(port)})
+            assert run.popen.wait(60) == 2
+        assert f"127.0.0.1:{port}" in run.output
+        assert name in run.output
+        assert "Traceback" not in run.output
+
+
+def test_a_wrong_setting_ends_everything_and_is_named(local):
+    for name, value in {"SONORANT_CAPACITY": "lots", "SONORANT_DEFAULT_FORMAT": "midi", "SONORANT_PORT": "x"}.items():
+        run = local(**{name: value})
+        assert run.popen.wait(60) == 2
+        assert f"{name}={value}" in run.output
+        assert "Traceback" not in run.output
+
+
+def test_settings_pass_through(local):
+    run = local(SONORANT_DEFAULT_FORMAT="pcm", SONORANT_ENGINES="hibari,tone")
+    eventually(lambda: "ready to speak" in run.output, "it speaks")
+    answer = httpx.post(f"{run.url}/v1/audio/speech", json={"input": "one", "model": "sonorant/tone"}, timeout=60)
+    assert answer.headers["content-type"] == "audio/pcm"
+
+
+def test_every_gpu_gets_a_worker_that_sees_it_alone():
+    plan = plan_workers(["GPU-a", "GPU-b"], 6000)
+    assert list(plan) == ["127.0.0.1:6000", "127.0.0.1:6001"]
+    assert [process.environment["CUDA_VISIBLE_DEVICES"] for process in plan.values()] == ["GPU-a", "GPU-b"]
+    (cpu,) = plan_workers([], 6000).values()
+    assert "CUDA_VISIBLE_DEVICES" not in cpu.environment
+
+
+def test_the_makefile_passes_ports_and_settings_on():
+    def asked(*arguments: str) -> dict[str, str]:
+        probe = ["make", "--no-print-directory", "-f", "-", "probe", *arguments]
+        text = (ROOT / "Makefile").read_text("utf-8") + "\nprobe:\n\t@env\n"
+        environment = {"PATH": os.environ["PATH"]}
+        done = subprocess.run(probe, input=text, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return dict(re.findall(r"^(SONORANT_\w+)=(.*)$", done.stdout, re.MULTILINE))
+
+    assert asked()["SONORANT_PORT"] == "8000"
+    given = asked("HOST=0.0.0.0", "PORT=9000", "GRPC_PORT=9100", "SONORANT_LOG_FORMAT=json")
+    assert given == {
+        "SONORANT_HOST": "0.0.0.0",
+        "SONORANT_PORT": "9000",
+        "SONORANT_WORKER_PORT": "9100",
+        "SONORANT_LOG_FORMAT": "json",
+    }

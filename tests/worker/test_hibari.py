@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from worker.engines.base import Settings
+from worker.engines.hibari import MODEL, HibariEngine, HibariModel
+from worker.errors import UnspeakableText
+
+
+@pytest.fixture(scope="module")
+def model() -> HibariModel:
+    return HibariEngine.load(MODEL, "cpu")
+
+
+def speak(model: HibariModel, text: str, speed: float = 1.0, seed: int = 0) -> np.ndarray:
+    return np.concatenate(list(model.speak(text, 0, Settings("heart", speed, seed))))
+
+
+@pytest.mark.parametrize("text", ["你好", "Hello 你好", "Привет", "नमस्ते", "한국어", "a" * 50 + "日"])
+def test_letters_of_other_scripts_are_refused_by_name(model, text):
+    with pytest.raises(UnspeakableText) as caught:
+        model.check(text, "heart")
+    strange = next(c for c in text if not c.isascii())
+    assert repr(strange) in caught.value.message
+    assert "Latin" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["...", "!!!", "—", "😀", "\u200b", "\x07", "$", "🎉🎉", "“”"])
+def test_text_with_nothing_to_say_is_refused(model, text):
+    with pytest.raises(UnspeakableText, match="nothing to say"):
+        model.check(text, "heart")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Hello 😀!", "café", "naïve Ω", "½ cup", "x²", "%", "#1", "50 °C", "e\u0301te\u0301", "ŷ", "𝐇𝐞𝐥𝐥𝐨", "١٢٣", "Ⅳ", "a\u0301\u0302b", "it’s"],
+)
+def test_what_english_text_holds_is_accepted_and_heard(model, text):
+    model.check(text, "heart")
+    assert len(speak(model, text)) > 2400
+
+
+def test_composed_and_decomposed_letters_sound_alike(model):
+    assert np.array_equal(speak(model, "café"), speak(model, "cafe\u0301"))
+
+
+def test_the_silence_of_the_package_is_gone(model):
+    from hibari import Hibari
+
+    raw = Hibari().__call__("Hello there.", seed=0)
+    samples = speak(model, "Hello there.")
+    assert len(raw) - len(samples) > 0.6 * 24_000
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    assert loud[0] < 0.05 * 24_000
+    assert len(samples) - loud[-1] < 0.15 * 24_000
+
+
+def test_a_piece_past_the_phoneme_limit_loses_nothing(model):
+    text = "; ".join(["one million two hundred thousand three hundred and forty five"] * 12)
+    longer = speak(model, text)
+    assert len(longer) > 10 * len(speak(model, "one million two hundred thousand three hundred and forty five"))
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.5, 2.0])
+def test_speed_changes_the_length_by_its_factor(model, speed):
+    text = "The quick brown fox jumps over the lazy dog."
+    assert len(speak(model, text, speed)) == pytest.approx(len(speak(model, text)) / speed, rel=0.1)

@@ -77,7 +77,9 @@ def parse_speech(body: bytes, max_input_chars: int) -> SpeechRequest:
         raise ApiError("INVALID_REQUEST", f"the body must be a JSON object, not {_shown(data)}")
     for name in data.keys() - SpeechRequest.model_fields.keys():
         known = ", ".join(SpeechRequest.model_fields)
-        raise ApiError("INVALID_REQUEST", f"{_shown(name)} is not a field of a speech request; there are {known}", param=name)
+        raise ApiError(
+            "INVALID_REQUEST", f"{_shown(name)} is not a field of a speech request; there are {known}", param=name
+        )
     try:
         request = SpeechRequest.model_validate(data)
     except ValidationError as error:

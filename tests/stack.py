@@ -26,11 +26,11 @@ HIBARI = "maureesewilliams/hibari"
 TONE = "sonorant/tone"
 
 
-def eventually(is_true: Callable[[], object], what: str) -> None:
+def eventually(is_true: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
     """Wait for an event."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not is_true():
-        assert time.monotonic() < deadline, f"did not happen in {PATIENCE_S:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"did not happen in {patience_s:.0f} s: {what}"
         time.sleep(0.02)
 
 

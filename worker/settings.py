@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(default_factory=socket.gethostname, min_length=1, description="Name of this worker.")
     capacity: int = Field(64, ge=1, le=100_000, description="Most utterances at once; more are told to come back.")
     lead_s: float = Field(
-        2.0, gt=0, le=3600, description="How far, in seconds of audio, the worker runs ahead of a slow reader."
+        10.0, gt=0, le=3600, description="How far, in seconds of audio, the worker runs ahead of a slow reader."
     )
     first_audio_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="How long an utterance may wait for its first audio, loading included."

@@ -1,8 +1,8 @@
 """`make bench [ARGS=--rounds=N]`: prints a table and writes `bench-results/<commit>.json`.
 
-One stream: the text is spoken by the engine alone in this process, by the package's own `stream()`, through a worker by
-gRPC, and through gateway and worker by HTTP; one after the other, round after round, so that a machine whose speed drifts
-treats them alike. What counts are the ratios and differences within a round.
+One stream: the text is spoken by the engine alone in this process, by the package's own `stream()`, through a worker
+by gRPC, and through gateway and worker by HTTP; one after the other, round after round, so that a machine whose speed
+drifts treats them alike. What counts are the ratios and differences within a round.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What every engine must keep to, built in or not: run over every model of every installed engine."""
 
 import threading
+from itertools import pairwise
 
 import grpc
 import numpy as np
@@ -107,7 +108,7 @@ def test_marks_cover_the_text_in_code_points_and_lie_where_the_sound_is(stack, n
 def test_pauses_between_segments_follow_the_punctuation(loaded, name):
     _, marks = in_process(loaded[name], "Well, I never said that, she said at last, and left the room. One.\n\nTwo.")
     complete = [mark for mark in marks if mark.end_sample is not None]
-    gaps = [after.first_sample - before.end_sample for before, after in zip(complete, complete[1:], strict=False)]
+    gaps = [after.first_sample - before.end_sample for before, after in pairwise(complete)]
     rate_hz = loaded[name].card.sample_rate_hz
     assert [round(gap / rate_hz, 2) for gap in gaps[-2:]] == [0.32, 0.6]
 

@@ -19,7 +19,9 @@ def test_the_sources_keep_every_promise():
 
 
 def test_a_number_that_changes_its_meaning_is_found(lock):
-    lock.write_text(lock.read_text("utf-8").replace("SynthesizeRequest.4 voice string", "SynthesizeRequest.4 tone string"))
+    lock.write_text(
+        lock.read_text("utf-8").replace("SynthesizeRequest.4 voice string", "SynthesizeRequest.4 tone string")
+    )
     (problem,) = generate.broken_promises(generate.describe())
     assert "SynthesizeRequest.4" in problem
     assert "was `tone string`, is `voice string`" in problem
@@ -38,7 +40,9 @@ def test_a_number_that_has_gone_must_be_reserved(lock):
 def test_a_new_field_must_be_locked(lock):
     lines = lock.read_text("utf-8").splitlines(keepends=True)
     lock.write_text("".join(line for line in lines if "AudioChunk.2" not in line))
-    assert generate.broken_promises(generate.describe()) == ["tts.v1.AudioChunk.2: not in fields.lock; run `make protos`"]
+    assert generate.broken_promises(generate.describe()) == [
+        "tts.v1.AudioChunk.2: not in fields.lock; run `make protos`"
+    ]
 
 
 def test_what_has_no_comment_is_found():

@@ -67,7 +67,9 @@ def details(error: grpc.RpcError) -> dict[str, object]:
 
 
 def test_the_first_message_has_header_and_audio_and_the_last_the_summary(speech):
-    messages = list(speech.Synthesize(speech_pb2.SynthesizeRequest(request_id="r1", model=TONE, input="one two. three")))
+    messages = list(
+        speech.Synthesize(speech_pb2.SynthesizeRequest(request_id="r1", model=TONE, input="one two. three"))
+    )
     first, last = messages[0], messages[-1]
     assert first.header.request_id == "r1"
     assert (first.header.model, first.header.voice, first.header.worker_id) == (TONE, "low", "w0")
@@ -119,7 +121,13 @@ def test_options_are_checked_against_the_models_schema(speech):
         ({"model": ""}, {}, "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST", "field": "model"}, ["missing"]),
         ({"model": "no/such"}, {}, "NOT_FOUND", {"reason": "MODEL_NOT_FOUND", "field": "model"}, ["no/such", TONE]),
         ({"model_revision": "x9"}, {}, "NOT_FOUND", {"reason": "MODEL_NOT_FOUND", "field": "model"}, ["x9"]),
-        ({"voice": "nobody"}, {}, "NOT_FOUND", {"reason": "VOICE_NOT_FOUND", "field": "voice"}, ["nobody", "low, high"]),
+        (
+            {"voice": "nobody"},
+            {},
+            "NOT_FOUND",
+            {"reason": "VOICE_NOT_FOUND", "field": "voice"},
+            ["nobody", "low, high"],
+        ),
         ({"input": " "}, {}, "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST", "field": "input"}, ["empty"]),
         ({"speed": 9}, {}, "INVALID_ARGUMENT", {"reason": "UNSUPPORTED_OPTION", "field": "speed"}, ["9", "0.25 to 4"]),
         ({"encoding": 77}, {}, "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST", "field": "encoding"}, ["77"]),
@@ -132,10 +140,18 @@ def test_options_are_checked_against_the_models_schema(speech):
             *("INVALID_ARGUMENT", {"reason": "UNSPEAKABLE_TEXT", "field": "input"}, ["你", "heart"]),
         ),
         ({"input": "<fail>"}, {}, "INTERNAL", {"reason": "ENGINE_FAILURE"}, ["told to fail"]),
-        ({"load_policy": 1, "model": "sonorant/tone-22k"}, {}, "FAILED_PRECONDITION", {"reason": "MODEL_STATE"}, ["loaded"]),
+        (
+            {"load_policy": 1, "model": "sonorant/tone-22k"},
+            {},
+            "FAILED_PRECONDITION",
+            {"reason": "MODEL_STATE"},
+            ["loaded"],
+        ),
     ],
 )
-def test_every_refusal_says_what_is_wrong_to_people_and_to_programs(own_worker, changes, options, code, expected, words):
+def test_every_refusal_says_what_is_wrong_to_people_and_to_programs(
+    own_worker, changes, options, code, expected, words
+):
     worker = own_worker(SONORANT_PRELOAD=f"{TONE},{HIBARI}")
     with grpc.insecure_channel(worker.address) as channel:
         request = speech_pb2.SynthesizeRequest(**{"model": TONE, "input": "one", **changes})

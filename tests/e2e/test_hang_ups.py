@@ -13,6 +13,7 @@ import pytest
 
 from tests.stack import PATIENCE_S, TONE, Stack, eventually
 
+HEAD = b"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 SLOW = "<delay=0.02> " * 40
 SLOW_AND_MUTE = "<pause=0.02> " * 40
 
@@ -20,9 +21,8 @@ SLOW_AND_MUTE = "<pause=0.02> " * 40
 def connect(stack: Stack, text: str, model: str = TONE) -> socket.socket:
     """Send a request over a bare socket."""
     body = json.dumps({"input": text, "model": model}).encode()
-    head = f"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     client = socket.create_connection(("127.0.0.1", stack.gateway.port), PATIENCE_S)
-    client.sendall(head.encode() + body)
+    client.sendall(HEAD % len(body) + body)
     return client
 
 
@@ -61,7 +61,9 @@ def test_many_clients_that_hang_up_at_once_leave_nothing(stack):
 
 def test_a_client_that_sends_half_a_request_and_goes_leaves_nothing(stack):
     client = socket.create_connection(("127.0.0.1", stack.gateway.port), PATIENCE_S)
-    client.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
+    client.sendall(
+        b"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    )
     client.close()
     assert stack.speak(input="one").status_code == 200
     assert "Traceback" not in stack.gateway.output

@@ -17,6 +17,10 @@ from tests.passages import PASSAGES
 from tests.plugins.held import HELD
 from tests.stack import HIBARI, PATIENCE_S, ROOT, TONE, Stack, eventually
 
+VOICES = [
+    *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
+    *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
+]
 AUDIBLE = 0.02 * 32768
 
 
@@ -132,7 +136,21 @@ def test_openais_models_are_the_default_model(stack, model):
 
 @pytest.mark.parametrize("model", [TONE, HIBARI])
 def test_openais_voices_are_taken_by_every_model_and_spread_over_its_voices(stack, model):
-    names = "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
+    names = [
+        "alloy",
+        "ash",
+        "ballad",
+        "cedar",
+        "coral",
+        "echo",
+        "fable",
+        "marin",
+        "nova",
+        "onyx",
+        "sage",
+        "shimmer",
+        "verse",
+    ]
     spoken = [stack.speak(input="one", model=model, voice=name).headers["x-sonorant-voice"] for name in names]
     again = [stack.speak(input="one", model=model, voice={"id": name}).headers["x-sonorant-voice"] for name in names]
     assert spoken == again
@@ -178,7 +196,9 @@ def test_every_request_leaves_one_line_with_its_figures_and_outcome(stack):
     assert line["rtf"] > 0
     assert (line["model"], line["voice"], line["worker"]) == (TONE, "low", "w0")
     httpx.post(url, json={"input": ""}, headers={"x-request-id": "line-2"})
-    assert log_line(stack, "line-2").items() >= {"outcome": "refused", "status": 400, "reason": "INVALID_REQUEST"}.items()
+    assert (
+        log_line(stack, "line-2").items() >= {"outcome": "refused", "status": 400, "reason": "INVALID_REQUEST"}.items()
+    )
 
 
 BAD = [
@@ -245,7 +265,9 @@ def test_another_method_is_405_with_what_is_allowed(stack, method):
         assert answer.json()["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/nope", "/v1", "/v1/audio", "/v1/readyz", "/assets/nope.js", "/assets/../app.py", "/%00", "/%ff"])
+@pytest.mark.parametrize(
+    "path", ["/nope", "/v1", "/v1/audio", "/v1/readyz", "/assets/nope.js", "/assets/../app.py", "/%00", "/%ff"]
+)
 def test_an_unknown_path_is_404_in_openais_shape(stack, path):
     answer = httpx.get(f"{stack.url}{path}")
     assert answer.status_code == 404

@@ -53,7 +53,9 @@ def test_resampling_in_pieces_loses_nothing_and_keeps_the_pitch(rate_hz):
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     assert abs(np.argmax(spectrum) * 24_000 / len(samples) - 440) < 1
     # The tail is there: the last tenth of a second is as loud as the rest.
-    assert samples[-2400:-240].astype(float).std() == pytest.approx(samples[10_000:20_000].astype(float).std(), rel=0.02)
+    assert samples[-2400:-240].astype(float).std() == pytest.approx(
+        samples[10_000:20_000].astype(float).std(), rel=0.02
+    )
 
 
 def test_pcm_at_24_khz_passes_untouched():

@@ -5,11 +5,14 @@ from worker.errors import WorkerError
 
 
 def reasons_of_the_contract() -> set[str]:
-    return {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}
+    names = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name
+    return {name.removeprefix("ERROR_REASON_") for name in names} - {"UNSPECIFIED"}
 
 
 def worker_error_classes() -> list[type[WorkerError]]:
-    classes = [each for each in vars(worker_errors).values() if isinstance(each, type) and issubclass(each, WorkerError)]
+    classes = [
+        each for each in vars(worker_errors).values() if isinstance(each, type) and issubclass(each, WorkerError)
+    ]
     return [each for each in classes if each is not WorkerError]
 
 

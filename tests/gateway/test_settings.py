@@ -36,7 +36,9 @@ def test_a_wrong_value_is_refused_at_start_with_its_name_the_value_and_what_is_a
 
 
 def test_the_readme_lists_every_setting_with_its_default():
-    table = dict(re.findall(r"^\| `(SONORANT_\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
+    table = dict(
+        re.findall(r"^\| `(SONORANT_\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    )
     for settings in (GatewaySettings, WorkerSettings):
         for name, field in settings.model_fields.items():
             variable = f"SONORANT_{name.upper()}"

@@ -46,7 +46,9 @@ def test_a_first_clause_longer_than_wished_goes_whole():
 
 
 def test_a_comma_inside_a_number_is_no_clause():
-    assert texts("There were 1,250,000 people in the square that night and none of them slept", first=20)[0].endswith("slept")
+    assert texts("There were 1,250,000 people in the square that night and none of them slept", first=20)[0].endswith(
+        "slept"
+    )
 
 
 def test_nothing_is_longer_than_the_engine_takes():

@@ -69,6 +69,11 @@ class Process:
             else:
                 return status
 
+    def kill(self) -> None:
+        """End it at once."""
+        if self.running and self.running.returncode is None:
+            self.running.kill()
+
     async def end(self, grace_s: float) -> None:
         """Ask it to end, and make it."""
         if not self.running or self.running.returncode is not None:
@@ -78,7 +83,7 @@ class Process:
             await asyncio.wait_for(self.running.wait(), grace_s + KILL_AFTER_S)
         except TimeoutError:
             say(f"{self.name} does not end; killing it")
-            self.running.kill()
+            self.kill()
             await self.running.wait()
 
 
@@ -100,17 +105,23 @@ async def run() -> int:
     host, port = os.environ.get("SONORANT_HOST", "127.0.0.1"), _number("SONORANT_PORT", 8000)
     first_port = _number("SONORANT_WORKER_PORT", FIRST_WORKER_PORT)
     grace_s = float(os.environ.get("SONORANT_GRACE_S", "30"))
-    workers = plan_workers(_gpus(), first_port)
+    workers = {} if os.environ.get("SONORANT_WORKERS") else plan_workers(_gpus(), first_port)
     _require_free(host, port, "SONORANT_PORT")
     for address in workers:
         _require_free(*_split(address), "SONORANT_WORKER_PORT")
-    gateway = Process("gateway", ["-m", "gateway"], {"SONORANT_WORKERS": ",".join(workers)})
+    gateway = Process("gateway", ["-m", "gateway"], {"SONORANT_WORKERS": ",".join(workers)} if workers else {})
     processes = [*workers.values(), gateway]
-
     ending = asyncio.Event()
+
+    def end() -> None:
+        if ending.is_set():  # Somebody is in a hurry.
+            for process in processes:
+                process.kill()
+        ending.set()
+
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(signum, ending.set)
-    say(f"starting {len(workers)} worker{'s' * (len(workers) > 1)} and the gateway")
+        asyncio.get_running_loop().add_signal_handler(signum, end)
+    say(f"starting {len(workers)} worker{'s' * (len(workers) != 1)} and the gateway")
     kept = [asyncio.create_task(process.keep(ending)) for process in processes]
     ready = asyncio.create_task(_say_when_ready(host, port))
     stopped = asyncio.create_task(ending.wait())
@@ -120,7 +131,7 @@ async def run() -> int:
         say(f"{failed.name} cannot run with these settings; ending")
         ending.set()
     else:
-        say("ending")
+        say("ending, once the streams have ended; again to end at once")
     ready.cancel()
     # The gateway first, so that it finishes its streams while the workers are still there.
     await gateway.end(grace_s)
@@ -143,7 +154,7 @@ def plan_workers(gpus: Sequence[str], first_port: int) -> dict[str, Process]:
     plan = {}
     for index, gpu in enumerate(gpus or [None]):
         address = f"127.0.0.1:{first_port + index}"
-        where = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        where = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu, "SONORANT_DEVICE": "cuda:0"}
         identity = {"SONORANT_WORKER_ID": f"{socket.gethostname()}-{index}", "SONORANT_LISTEN": address}
         plan[address] = Process(f"worker {index}", ["-m", "worker"], {**where, **identity})
     return plan
@@ -155,13 +166,22 @@ def say(message: str) -> None:
 
 
 def _gpus() -> list[str]:
-    if os.environ.get("SONORANT_DEVICE") == "cpu":
+    """The GPUs that get a worker: all, or the one that `SONORANT_DEVICE` names."""
+    wanted = os.environ.get("SONORANT_DEVICE", "auto")
+    if wanted == "cpu":
         return []
     try:
         from worker.device import visible_gpus
     except ImportError as error:
         raise ValueError(f"the package {error.name!r} is missing; `make run` installs what is needed") from error
-    return visible_gpus()
+    gpus = visible_gpus()
+    if not wanted.startswith("cuda:"):
+        return gpus
+    index = wanted.removeprefix("cuda:")
+    if not index.isdecimal() or int(index) >= len(gpus):
+        there = ", ".join(["auto", "cpu", *(f"cuda:{n}" for n in range(len(gpus)))])
+        raise ValueError(f"SONORANT_DEVICE={wanted}: there are {there}")
+    return [gpus[int(index)]]
 
 
 async def _say_when_ready(host: str, port: int) -> None:

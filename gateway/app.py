@@ -28,6 +28,7 @@ ROUTES = [
     Route("/v1/audio/speech", speech, methods=["POST"]),
     Route("/v1/audio/voices", list_voices),
     Route("/v1/models", list_models),
+    Route("/v1/models/", list_models),
     Route("/v1/models/{name:path}", get_model),
     Route("/api/models", catalogue_models),
     Route("/healthz", healthz),

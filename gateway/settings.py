@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     )
     default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
     default_format: Literal["wav", "pcm"] = Field("wav", description="Format of requests that name none.")
-    max_input_chars: int = Field(32_768, ge=1, le=10_000_000, description="Most characters of `input`.")
+    max_input_chars: int = Field(32_768, ge=1, le=1_000_000, description="Most characters of `input`.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Origins whose pages may call the API, separated by commas; `*` for any; none if empty."
     )

@@ -38,7 +38,7 @@ CHANNEL_OPTIONS = (
     ("grpc.so_reuseport", 0),  # A second worker at the same address must fail, not take half the calls.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # Gateways ping to find frozen workers.
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
 
 log = structlog.get_logger(__name__)
@@ -91,6 +91,8 @@ async def serve(settings: Settings) -> None:
             await models.load(resident)
         except WorkerError as error:
             log.error("preload failed", model=resident.name, reason=error.message)
+    status.starting = False
+    changes.notify()
     for service in ("", *SERVICES):
         await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
 

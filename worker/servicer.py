@@ -246,6 +246,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             capacity=status.scheduler.capacity,
             build=status.build,
             engines=sorted(status.registry.engines),
+            starting=status.starting,
         )
 
 

@@ -13,7 +13,7 @@ from worker.scheduler import Scheduler
 from worker.store.residency import Residency
 
 
-@dataclass(frozen=True)
+@dataclass
 class Status:
     """A worker.
 
@@ -24,6 +24,7 @@ class Status:
         models: Its models.
         scheduler: Its device thread.
         changes: Counts the changes of all that.
+        starting: Whether models are still being loaded that are loaded at start.
         boot_id: Another one with every start.
         build: Version of the software.
     """
@@ -34,5 +35,6 @@ class Status:
     models: Residency
     scheduler: Scheduler
     changes: Changes
+    starting: bool = True
     boot_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     build: str = field(default_factory=lambda: version("sonorant"))

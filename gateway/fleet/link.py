@@ -53,6 +53,11 @@ class WorkerLink:
         """Its models; none while it cannot be reached."""
         return self.status.models if self.status else ()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it still loads what it loads at start."""
+        return self.status is not None and self.status.starting
+
     def has(self, model: str) -> bool:
         """Whether it serves the model, loaded or not."""
         return any(each.name == model for each in self.models)

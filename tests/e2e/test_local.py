@@ -95,11 +95,36 @@ def test_a_taken_port_is_named_with_what_to_do(local):
 
 
 def test_a_wrong_setting_ends_everything_and_is_named(local):
-    for name, value in {"SONORANT_CAPACITY": "lots", "SONORANT_DEFAULT_FORMAT": "midi", "SONORANT_PORT": "x"}.items():
+    wrong = {
+        "SONORANT_DEVICE": "cuda:64",
+        "SONORANT_CAPACITY": "lots",
+        "SONORANT_DEFAULT_FORMAT": "midi",
+        "SONORANT_PORT": "x",
+    }
+    for name, value in wrong.items():
         run = local(**{name: value})
         assert run.popen.wait(60) == 2
         assert f"{name}={value}" in run.output
         assert "Traceback" not in run.output
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_streams(local, tmp_path):
+    run = local(SONORANT_ENGINES="hibari,tone", SONORANT_TONE_DIR=str(tmp_path))
+    eventually(lambda: "ready to speak" in run.output, "it speaks")
+    body = {"input": "word <hold=never> word", "model": "sonorant/tone"}
+    with httpx.stream("POST", f"{run.url}/v1/audio/speech", json=body, timeout=60) as answer:
+        assert answer.status_code == 200
+        run.popen.send_signal(signal.SIGINT)
+        eventually(lambda: "gateway drains" in run.output, "it waits for the stream")
+        assert run.popen.poll() is None
+        run.popen.send_signal(signal.SIGINT)
+        assert run.popen.wait(60) == 0
+
+
+def test_with_workers_elsewhere_the_gateway_runs_alone(local, stack):
+    run = local(SONORANT_WORKERS=stack.worker.address)
+    eventually(lambda: "ready to speak" in run.output, "it speaks")
+    assert list(run.children()) == ["gateway"]
 
 
 def test_settings_pass_through(local):

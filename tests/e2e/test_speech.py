@@ -136,23 +136,8 @@ def test_openais_models_are_the_default_model(stack, model):
 
 @pytest.mark.parametrize("model", [TONE, HIBARI])
 def test_openais_voices_are_taken_by_every_model_and_spread_over_its_voices(stack, model):
-    names = [
-        "alloy",
-        "ash",
-        "ballad",
-        "cedar",
-        "coral",
-        "echo",
-        "fable",
-        "marin",
-        "nova",
-        "onyx",
-        "sage",
-        "shimmer",
-        "verse",
-    ]
-    spoken = [stack.speak(input="one", model=model, voice=name).headers["x-sonorant-voice"] for name in names]
-    again = [stack.speak(input="one", model=model, voice={"id": name}).headers["x-sonorant-voice"] for name in names]
+    spoken = [stack.speak(input="one", model=model, voice=name).headers["x-sonorant-voice"] for name in VOICES]
+    again = [stack.speak(input="one", model=model, voice={"id": name}).headers["x-sonorant-voice"] for name in VOICES]
     assert spoken == again
     assert set(spoken) == ({"low", "high"} if model == TONE else {"heart"})
 

@@ -55,6 +55,14 @@ def test_what_english_text_holds_is_accepted_and_heard(model, text):
     assert len(speak(model, text)) > 2400
 
 
+@pytest.mark.parametrize(
+    "text", ["7" * 55, "1," * 3 + "000," * 20 + "000", "H₂O", "25:99₁", "0x1F" * 8, "1/0", "99/99/9999"]
+)
+def test_numbers_of_every_shape_are_read(model, text):
+    model.check(text, "heart")
+    assert len(speak(model, text)) > 2400
+
+
 def test_composed_and_decomposed_letters_sound_alike(model):
     assert np.array_equal(speak(model, "café"), speak(model, "cafe\u0301"))
 

@@ -6,6 +6,7 @@ returns 0 samples where nothing is left, and surrounds every sentence with silen
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import structlog
 
 from worker.audio import trim_silence
 from worker.engines.base import Card, Engine, Model, Samples, SegmentLimits, Settings, Voice
@@ -23,6 +25,8 @@ MODEL = "maureesewilliams/hibari"
 SAMPLE_RATE_HZ = 24_000
 SPEEDS = (0.25, 2.0)  # Beyond 2 the durations hit their floor of one frame and the speech falls apart.
 PIECE_PAUSE_S = 0.15
+
+log = structlog.get_logger(__name__)
 
 
 class HibariEngine(Engine):
@@ -86,7 +90,7 @@ class HibariModel(Model):
                 "and common symbols",
                 field="input",
             )
-        if not any(c.isalnum() for c in ready) and not self._says_anything(ready, voice):
+        if not any(c.isalnum() for c in ready) and not _sounds(self._phonemize(ready, voice)):
             raise UnspeakableText(
                 f"there is nothing to say in {text.strip()[:40]!r}; the voice {voice!r} needs letters, digits or "
                 "symbols with a name",
@@ -99,15 +103,26 @@ class HibariModel(Model):
         noise = np.random.default_rng([settings.seed, index])
         pause = np.zeros(int(PIECE_PAUSE_S / settings.speed * SAMPLE_RATE_HZ), np.float32)
         first = True
-        for phonemes in tts.phonemize(self._spell(text)):
-            if not any(c.isalpha() for c in phonemes):
+        for phonemes in self._phonemize(text, settings.voice):
+            if not _sounds([phonemes]):
                 continue  # Punctuation alone is sounded as a breath of noise.
             samples = trim_silence(tts.from_ids(tts.ids(phonemes), settings.speed, noise), SAMPLE_RATE_HZ)
             yield samples if first else np.concatenate([pause, samples])
             first = False
 
-    def _says_anything(self, text: str, voice: str) -> bool:
-        return any(c.isalpha() for phonemes in self._voices[voice].phonemize(text) for c in phonemes)
+    def _phonemize(self, text: str, voice: str) -> list[str]:
+        """Turn text into phonemes, one string for each piece that the network gets at once."""
+        tts = self._voices[voice]
+        ready = self._spell(text)
+        pieces: list[str] = []
+        with contextlib.suppress(Exception):
+            # The package's number reader trips over some shapes: a number of 40 digits, say.
+            pieces = tts.phonemize(ready)
+        if not _sounds(pieces) and (plain := " ".join(_PLAIN.findall(ready))):
+            # Words and single digits it can always read, and that is nearer to the text than silence.
+            log.warning("text read plainly", text=text[:80])
+            pieces = tts.phonemize(plain)
+        return pieces
 
     def _can_say(self, char: str) -> bool:
         if char.isascii() or unicodedata.category(char)[0] not in "LN":
@@ -121,9 +136,9 @@ class HibariModel(Model):
     def _plain(self, char: str) -> str:
         if char.isascii():
             return char if char.isprintable() else " "
-        if char in self._alphabet:
-            return char
         category = unicodedata.category(char)
+        if char in self._alphabet and not unicodedata.name(char).startswith("SUBSCRIPT"):
+            return char
         if category == "Nd":
             return str(unicodedata.decimal(char))
         if category in ("Mn", "Me", "Cf"):
@@ -134,11 +149,16 @@ class HibariModel(Model):
         return " " if category[0] in "ZC" else char
 
 
+def _sounds(pieces: list[str]) -> bool:
+    """Whether there is more in phonemes than punctuation."""
+    return any(c.isalpha() for phonemes in pieces for c in phonemes)
+
+
+_PLAIN = re.compile(r"[^\W\d_]+|\d")
 _SCRIPTS = (
     "LATIN",
     "GREEK",
     "SUPERSCRIPT",
-    "SUBSCRIPT",
     "VULGAR FRACTION",
     "MICRO SIGN",
     "MODIFIER",

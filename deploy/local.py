@@ -33,13 +33,11 @@ class Process:
         name: For the messages.
         arguments: Of the Python interpreter.
         environment: Variables beside those of this process.
-        starts: How often it has been started.
     """
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    starts: int = 0
     running: asyncio.subprocess.Process | None = None
 
     async def keep(self, ending: asyncio.Event) -> int:
@@ -51,7 +49,6 @@ class Process:
         backoff_s = BACKOFF_S[0]
         while True:
             started_at = time.monotonic()
-            self.starts += 1
             # A session of its own: Ctrl-C reaches this process alone, which ends the others in order.
             self.running = await asyncio.create_subprocess_exec(
                 sys.executable, *self.arguments, env={**os.environ, **self.environment}, start_new_session=True
@@ -104,7 +101,7 @@ async def run() -> int:
     """
     host, port = os.environ.get("SONORANT_HOST", "127.0.0.1"), _number("SONORANT_PORT", 8000)
     first_port = _number("SONORANT_WORKER_PORT", FIRST_WORKER_PORT)
-    grace_s = float(os.environ.get("SONORANT_GRACE_S", "30"))
+    grace_s = _seconds("SONORANT_GRACE_S", 30)
     workers = {} if os.environ.get("SONORANT_WORKERS") else plan_workers(_gpus(), first_port)
     _require_free(host, port, "SONORANT_PORT")
     for address in workers:
@@ -138,7 +135,7 @@ async def run() -> int:
     await asyncio.gather(*(worker.end(grace_s) for worker in workers.values()))
     statuses = await asyncio.gather(*kept)
     await asyncio.gather(ready, return_exceptions=True)
-    return max(status == WRONG_SETTING for status in statuses) * WRONG_SETTING
+    return WRONG_SETTING if WRONG_SETTING in statuses else 0
 
 
 def plan_workers(gpus: Sequence[str], first_port: int) -> dict[str, Process]:
@@ -205,6 +202,14 @@ def _number(name: str, default: int) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 65535:
         raise ValueError(f"{name}={value}: it must be a port, 1 to 65535")
     return int(value)
+
+
+def _seconds(name: str, default: float) -> float:
+    value = os.environ.get(name, str(default))
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{name}={value}: it must be a number of seconds") from None
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -56,7 +56,10 @@ class Speech:
 
     def __init__(self, call: grpc._CallIterator[speech_pb2.SynthesizeResponse]) -> None:
         self._call = call
-        self._first = next(iter(call))
+        first = next(call, None)
+        if first is None:
+            raise IncompleteSpeech("the stream ended before it began")
+        self._first = first
         self.header = self._first.header
         self.marks: list[speech_pb2.Mark] = list(self._first.marks)
         self.summary: speech_pb2.StreamSummary | None = None

@@ -85,18 +85,22 @@ async def serve(settings: Settings) -> None:
     log.info(
         "worker listens", address=settings.listen, device=where.id, name=where.name, engines=list(registry.engines)
     )
-    # Already listening: whoever watches the status sees the models come.
-    for resident in preloaded:
-        try:
-            await models.load(resident)
-        except WorkerError as error:
-            log.error("preload failed", model=resident.name, reason=error.message)
-    status.starting = False
-    changes.notify()
-    for service in ("", *SERVICES):
-        await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
 
+    async def preload() -> None:
+        # Already listening: whoever watches the status sees the models come.
+        for resident in preloaded:
+            try:
+                await models.load(resident)
+            except WorkerError as error:
+                log.error("preload failed", model=resident.name, reason=error.message)
+        status.starting = False
+        changes.notify()
+        for service in ("", *SERVICES):
+            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    preloading = asyncio.create_task(preload())
     await ending.wait()
+    preloading.cancel()
     log.info("worker drains", streams=scheduler.active + scheduler.queued, grace_s=settings.grace_s)
     scheduler.draining = True
     changes.notify()

@@ -105,6 +105,16 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         segments=writer.segments,
                     )
                     await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
+                    log.debug(
+                        "spoken",
+                        request_id=request.request_id,
+                        model=resident.name,
+                        voice=settings.voice,
+                        audio_s=round(writer.total_samples / model.card.sample_rate_hz, 3),
+                        ttfa_ms=round(1000 * first_audio_s, 1),
+                        queue_ms=round(1000 * row.queue_s, 1),
+                        busy_ms=round(1000 * row.busy_s, 1),
+                    )
 
     def _header(
         self, request: speech_pb2.SynthesizeRequest, resident: Resident, voice: str, form: speech_pb2.AudioFormat

@@ -49,6 +49,11 @@ class WorkerLink:
         return self.status is not None and not self.status.draining
 
     @property
+    def is_connected(self) -> bool:
+        """Whether a call made now reaches the worker, as far as this side can know."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+
+    @property
     def models(self) -> Sequence[models_pb2.Model]:
         """Its models; none while it cannot be reached."""
         return self.status.models if self.status else ()
@@ -122,7 +127,7 @@ class Speech:
         moves_left = MOVES
         failure: ApiError | None = None
         while link := choose(self._fleet, self._request.model, tried):
-            was_up = link.status
+            was_connected = link.is_connected
             self._begin(link)
             try:
                 self._first = await self._read()
@@ -131,11 +136,12 @@ class Speech:
                 failure = _from_rpc(error, link.address)
                 if not _may_move(failure):
                     raise failure from error
-                log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
-                broke_under_it = failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and was_up)
-                moves_left = min(moves_left - 1, POISON_MOVES - 1) if broke_under_it else moves_left - 1
-                if moves_left < 0:
+                broke_under_it = failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and was_connected)
+                moves_left = min(moves_left, POISON_MOVES) if broke_under_it else moves_left
+                if not moves_left:
                     raise failure from error
+                log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
+                moves_left -= 1
                 tried.append(link.address)
                 self.moves += 1
                 continue

@@ -97,6 +97,7 @@ def test_a_taken_port_is_named_with_what_to_do(local):
 def test_a_wrong_setting_ends_everything_and_is_named(local):
     wrong = {
         "SONORANT_DEVICE": "cuda:64",
+        "SONORANT_GRACE_S": "long",
         "SONORANT_CAPACITY": "lots",
         "SONORANT_DEFAULT_FORMAT": "midi",
         "SONORANT_PORT": "x",

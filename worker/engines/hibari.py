@@ -67,12 +67,13 @@ class HibariModel(Model):
 
     def __init__(self, card: Card) -> None:
         from hibari import Hibari
+        from hibari.g2p import G2P
 
         self.card = card
-        self._voices = {voice.id: Hibari(voice=voice.id, threads=1) for voice in card.voices}
-        converters = {voice.language: self._voices[voice.id].g2p for voice in card.voices}
-        for voice in card.voices:
-            self._voices[voice.id]._g2p = converters[voice.language]
+        converters = {voice.language: G2P(british=voice.language == "en-GB") for voice in card.voices}
+        self._voices = {
+            voice.id: Hibari(voice=voice.id, threads=1, g2p=converters[voice.language]) for voice in card.voices
+        }
         # Letters outside the alphabet of the net that reads unknown words are dropped in silence.
         self._alphabet = frozenset().union(*(converter.oov.cin for converter in converters.values()))
 

@@ -1,4 +1,4 @@
-"""Proto on one side, domain on the other, and nothing else: checks requests, writes messages, reports errors."""
+"""The services: check the request, call the domain, write what it makes (`wire.py`) or why it failed."""
 
 from __future__ import annotations
 
@@ -6,51 +6,39 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import structlog
-from google.protobuf import any_pb2, json_format
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
-from google.rpc import error_details_pb2, status_pb2
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
-from worker.audio import to_f32le, to_s16le
 from worker.engines.base import Card, HubModel, Settings
 from worker.errors import FirstAudioTimeout, InvalidRequest, UnsupportedOption, VoiceNotFound, WorkerError
 from worker.scheduler import Scheduler
 from worker.status import Status
-from worker.store.residency import Residency, Resident, Stage
-from worker.synthesis import Block, Mark, synthesize
-
-FIRST_CHUNK_S = 0.08
-CHUNK_S = 0.4
-"""A chunk costs the relay the same whatever its size, so only the first one is small."""
+from worker.store.residency import Residency, Resident
+from worker.synthesis import synthesize
+from worker.wire import (
+    LOAD_STAGES,
+    StreamWriter,
+    duration,
+    error_message,
+    model_message,
+    options_schema,
+    status_message,
+)
 
 MAX_REQUEST_ID = 128
 MAX_RESOLVED = 1000
 
 log = structlog.get_logger(__name__)
-
-_STATES = {
-    Stage.AVAILABLE: models_pb2.MODEL_STATE_AVAILABLE,
-    Stage.LOADING: models_pb2.MODEL_STATE_LOADING,
-    Stage.WARMING_UP: models_pb2.MODEL_STATE_LOADING,
-    Stage.READY: models_pb2.MODEL_STATE_READY,
-    Stage.FAILED: models_pb2.MODEL_STATE_FAILED,
-}
-_LOAD_STAGES = {
-    Stage.AVAILABLE: models_pb2.LOAD_STAGE_LOAD,
-    Stage.LOADING: models_pb2.LOAD_STAGE_LOAD,
-    Stage.WARMING_UP: models_pb2.LOAD_STAGE_WARMUP,
-    Stage.READY: models_pb2.LOAD_STAGE_READY,
-}
-_WRITERS = {speech_pb2.AUDIO_ENCODING_PCM_S16LE: to_s16le, speech_pb2.AUDIO_ENCODING_PCM_F32LE: to_f32le}
 
 
 class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
@@ -84,7 +72,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
             may_load = request.load_policy != speech_pb2.LOAD_POLICY_IF_LOADED
             async with _first_audio_within(timeout_s) as waiting, self._models.use(resident, may_load) as model:
                 loaded_at = time.monotonic()
-                writer = _StreamWriter(model.card.sample_rate_hz, request.encoding)
+                writer = StreamWriter(model.card.sample_rate_hz, request.encoding)
                 steps = synthesize(model, request.input, settings)
                 async with self._scheduler.submit(steps, model.card.sample_rate_hz) as row:
                     async for block in row:
@@ -93,14 +81,14 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                                 waiting.reschedule(None)
                                 first_audio_s = time.monotonic() - arrived_at
                                 header = self._header(request, resident, settings.voice, writer.format)
-                                header.queue_time.CopyFrom(_duration(row.queue_s))
-                                header.load_time.CopyFrom(_duration(loaded_at - arrived_at))
+                                header.queue_time.CopyFrom(duration(row.queue_s))
+                                header.load_time.CopyFrom(duration(loaded_at - arrived_at))
                                 message.header.CopyFrom(header)
                             await context.write(message)
                     summary = speech_pb2.StreamSummary(
                         total_samples=writer.total_samples,
-                        time_to_first_audio=_duration(first_audio_s),
-                        synthesis_time=_duration(row.busy_s),
+                        time_to_first_audio=duration(first_audio_s),
+                        synthesis_time=duration(row.busy_s),
                         finish_reason=speech_pb2.FINISH_REASON_END,
                         segments=writer.segments,
                     )
@@ -129,34 +117,6 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         )
 
 
-class _StreamWriter:
-    """Writes blocks as messages and keeps count of the samples."""
-
-    def __init__(self, sample_rate_hz: int, encoding: speech_pb2.AudioEncoding.ValueType) -> None:
-        encoding = encoding or speech_pb2.AUDIO_ENCODING_PCM_S16LE
-        self.format = speech_pb2.AudioFormat(encoding=encoding, sample_rate_hz=sample_rate_hz, channels=1)
-        self.total_samples = 0
-        self.segments = 0
-        self.last_marks: list[speech_pb2.Mark] = []
-        self._write = _WRITERS[encoding]
-
-    def messages(self, block: Block) -> Iterator[speech_pb2.SynthesizeResponse]:
-        """Cut a block into chunks; its marks go with the first one, those of an empty block with the summary."""
-        marks = [_mark(mark) for mark in block.marks]
-        self.segments += sum(mark.end_sample is None for mark in block.marks)
-        if not len(block.samples):
-            self.last_marks.extend(marks)
-        start = 0
-        while start < len(block.samples):
-            chunk_s = CHUNK_S if self.total_samples else FIRST_CHUNK_S
-            samples = block.samples[start : start + int(chunk_s * self.format.sample_rate_hz)]
-            audio = speech_pb2.AudioChunk(first_sample=self.total_samples, pcm=self._write(samples))
-            start += len(samples)
-            self.total_samples += len(samples)
-            yield speech_pb2.SynthesizeResponse(audio=audio, marks=marks)
-            marks = []
-
-
 class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     """`ModelService` over the worker's status.
 
@@ -171,7 +131,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> models_pb2.ListModelsResponse:
         """List what the worker has; see the contract."""
-        return models_pb2.ListModelsResponse(models=map(_model, self._status.models))
+        return models_pb2.ListModelsResponse(models=map(model_message, self._status.models))
 
     async def ResolveModels(  # noqa: N802
         self, request: models_pb2.ResolveModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -207,9 +167,11 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             told = None
             while True:
                 seen = self._status.changes.count
-                if resident.stage in _LOAD_STAGES and resident.stage is not told:
+                if resident.stage in LOAD_STAGES and resident.stage is not told:
                     told = resident.stage
-                    await context.write(models_pb2.LoadModelResponse(stage=_LOAD_STAGES[told], model=_model(resident)))
+                    await context.write(
+                        models_pb2.LoadModelResponse(stage=LOAD_STAGES[told], model=model_message(resident))
+                    )
                 if loading.done():
                     break
                 changed = asyncio.ensure_future(self._status.changes.after(seen))
@@ -235,29 +197,9 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
                 pause_s = _seconds(request.min_interval, "min_interval")
             while True:
                 seen = self._status.changes.count
-                await context.write(self._snapshot(seen))
+                await context.write(status_message(self._status, seen + 1))
                 await asyncio.sleep(pause_s)
                 await self._status.changes.after(seen)
-
-    def _snapshot(self, sequence: int) -> models_pb2.WatchStatusResponse:
-        status = self._status
-        total, free = status.device.memory()
-        return models_pb2.WatchStatusResponse(
-            worker_id=status.worker_id,
-            boot_id=status.boot_id,
-            sequence=sequence + 1,
-            draining=status.scheduler.draining,
-            models=map(_model, status.models),
-            device=models_pb2.Device(
-                id=status.device.id, name=status.device.name, memory_total_bytes=total, memory_free_bytes=free
-            ),
-            active=status.scheduler.active,
-            queued=status.scheduler.queued,
-            capacity=status.scheduler.capacity,
-            build=status.build,
-            engines=sorted(status.registry.engines),
-            starting=status.starting,
-        )
 
 
 @asynccontextmanager
@@ -267,14 +209,8 @@ async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterat
         yield
     except WorkerError as error:
         code = grpc.StatusCode[error.code]
-        info = error_details_pb2.ErrorInfo(reason=error.reason, domain="tts.v1")
-        if error.field:
-            info.metadata["field"] = error.field
-        details = [_any(info)]
-        if error.retry_after_s is not None:
-            details.append(_any(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s))))
-        status = status_pb2.Status(code=code.value[0], message=error.message, details=details)
-        await context.abort(code, error.message, (("grpc-status-details-bin", status.SerializeToString()),))
+        details = error_message(error, code.value[0]).SerializeToString()
+        await context.abort(code, error.message, (("grpc-status-details-bin", details),))
 
 
 @asynccontextmanager
@@ -315,58 +251,19 @@ def _settings(request: speech_pb2.SynthesizeRequest, resident: Resident) -> Sett
 
 
 def _options(given: Struct, card: Card, model: str) -> dict[str, Any]:
-    options: dict[str, Any] = json_format.MessageToDict(given)
+    try:
+        options: dict[str, Any] = json_format.MessageToDict(given)
+    except json_format.Error as wrong:
+        raise UnsupportedOption(f"`options` holds what is no JSON: {wrong}", field="options") from wrong
     if unknown := sorted(options.keys() - card.options.keys()):
         known = ", ".join(sorted(card.options)) or "none"
         raise UnsupportedOption(
             f"the model {model!r} does not know the option {unknown[0]!r}; it takes {known}", field=unknown[0]
         )
-    if error := best_match(Draft202012Validator(_schema(card)).iter_errors(options)):
+    if error := best_match(Draft202012Validator(options_schema(card)).iter_errors(options)):
         field = str(error.path[0]) if error.path else "options"
         raise UnsupportedOption(f"the option {field!r} is wrong: {error.message}", field=field)
     return options
-
-
-def _schema(card: Card) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {name: dict(schema) for name, schema in card.options.items()},
-        "additionalProperties": False,
-    }
-
-
-def _model(resident: Resident) -> models_pb2.Model:
-    card = resident.card
-    options_schema = Struct()
-    options_schema.update(_schema(card))
-    return models_pb2.Model(
-        name=resident.name,
-        revision=card.revision,
-        engine=resident.engine.name,
-        state=_STATES[resident.stage],
-        reason=resident.reason,
-        voices=[
-            models_pb2.Voice(id=voice.id, name=voice.name, language=voice.language, gender=voice.gender)
-            for voice in card.voices
-        ],
-        native_format=speech_pb2.AudioFormat(
-            encoding=speech_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=card.sample_rate_hz, channels=1
-        ),
-        options_schema=options_schema,
-        min_speed=card.speeds[0],
-        max_speed=card.speeds[1],
-        active=resident.users,
-    )
-
-
-def _mark(mark: Mark) -> speech_pb2.Mark:
-    return speech_pb2.Mark(
-        kind=speech_pb2.MARK_KIND_SEGMENT,
-        text_start=mark.start,
-        text_end=mark.stop,
-        first_sample=mark.first_sample,
-        end_sample=mark.end_sample,
-    )
 
 
 def _required(value: str, field: str) -> str:
@@ -380,15 +277,3 @@ def _seconds(duration: Duration, field: str) -> float:
     if not 0 < seconds < math.inf:
         raise InvalidRequest(f"`{field}` is {seconds:g} s; it must be more than 0", field=field)
     return seconds
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
-
-
-def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed

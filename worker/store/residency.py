@@ -115,6 +115,8 @@ class Residency:
             return resident.model
         if not resident.loading:
             resident.loading = asyncio.create_task(self._load(resident))
+            # If nobody waits any more, a failure is on record all the same: in the log and in `reason`.
+            resident.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Shielded: a caller that goes away must not undo the load for the others.
         return await asyncio.shield(resident.loading)
 

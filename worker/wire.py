@@ -1,0 +1,167 @@
+"""Writes domain objects as messages of the contract, and knows what each side calls the same thing; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2, status_pb2
+
+from protos.tts.v1 import models_pb2, speech_pb2
+from worker.audio import to_f32le, to_s16le
+from worker.engines.base import Card
+from worker.errors import WorkerError
+from worker.status import Status
+from worker.store.residency import Resident, Stage
+from worker.synthesis import Block, Mark
+
+FIRST_CHUNK_S = 0.08
+CHUNK_S = 0.4
+"""A chunk costs the relay the same whatever its size, so only the first one is small."""
+
+STATES = {
+    Stage.AVAILABLE: models_pb2.MODEL_STATE_AVAILABLE,
+    Stage.LOADING: models_pb2.MODEL_STATE_LOADING,
+    Stage.WARMING_UP: models_pb2.MODEL_STATE_LOADING,
+    Stage.READY: models_pb2.MODEL_STATE_READY,
+    Stage.FAILED: models_pb2.MODEL_STATE_FAILED,
+}
+LOAD_STAGES = {
+    Stage.AVAILABLE: models_pb2.LOAD_STAGE_LOAD,
+    Stage.LOADING: models_pb2.LOAD_STAGE_LOAD,
+    Stage.WARMING_UP: models_pb2.LOAD_STAGE_WARMUP,
+    Stage.READY: models_pb2.LOAD_STAGE_READY,
+}
+_WRITERS = {speech_pb2.AUDIO_ENCODING_PCM_S16LE: to_s16le, speech_pb2.AUDIO_ENCODING_PCM_F32LE: to_f32le}
+
+
+class StreamWriter:
+    """Writes the blocks of one utterance as messages, and keeps count.
+
+    Args:
+        sample_rate_hz: Rate of the blocks.
+        encoding: How samples are to be written.
+
+    Attributes:
+        format: What the header says of the PCM.
+        total_samples: Samples written.
+        segments: Segments begun.
+        last_marks: Marks that are left for the summary's message.
+    """
+
+    def __init__(self, sample_rate_hz: int, encoding: speech_pb2.AudioEncoding.ValueType) -> None:
+        encoding = encoding or speech_pb2.AUDIO_ENCODING_PCM_S16LE
+        self.format = speech_pb2.AudioFormat(encoding=encoding, sample_rate_hz=sample_rate_hz, channels=1)
+        self.total_samples = 0
+        self.segments = 0
+        self.last_marks: list[speech_pb2.Mark] = []
+        self._write = _WRITERS[encoding]
+
+    def messages(self, block: Block) -> Iterator[speech_pb2.SynthesizeResponse]:
+        """Cut a block into chunks; its marks go with the first one, those of an empty block with the summary."""
+        marks = [mark_message(mark) for mark in block.marks]
+        self.segments += sum(mark.end_sample is None for mark in block.marks)
+        if not len(block.samples):
+            self.last_marks.extend(marks)
+        start = 0
+        while start < len(block.samples):
+            chunk_s = CHUNK_S if self.total_samples else FIRST_CHUNK_S
+            samples = block.samples[start : start + int(chunk_s * self.format.sample_rate_hz)]
+            audio = speech_pb2.AudioChunk(first_sample=self.total_samples, pcm=self._write(samples))
+            start += len(samples)
+            self.total_samples += len(samples)
+            yield speech_pb2.SynthesizeResponse(audio=audio, marks=marks)
+            marks = []
+
+
+def options_schema(card: Card) -> dict[str, Any]:
+    """JSON Schema of a model's options."""
+    return {
+        "type": "object",
+        "properties": {name: dict(schema) for name, schema in card.options.items()},
+        "additionalProperties": False,
+    }
+
+
+def model_message(resident: Resident) -> models_pb2.Model:
+    """Write a model as this worker has it."""
+    card = resident.card
+    schema = Struct()
+    schema.update(options_schema(card))
+    return models_pb2.Model(
+        name=resident.name,
+        revision=card.revision,
+        engine=resident.engine.name,
+        state=STATES[resident.stage],
+        reason=resident.reason,
+        voices=[
+            models_pb2.Voice(id=voice.id, name=voice.name, language=voice.language, gender=voice.gender)
+            for voice in card.voices
+        ],
+        native_format=speech_pb2.AudioFormat(
+            encoding=speech_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=card.sample_rate_hz, channels=1
+        ),
+        options_schema=schema,
+        min_speed=card.speeds[0],
+        max_speed=card.speeds[1],
+        active=resident.users,
+    )
+
+
+def mark_message(mark: Mark) -> speech_pb2.Mark:
+    """Write the mark of a segment."""
+    return speech_pb2.Mark(
+        kind=speech_pb2.MARK_KIND_SEGMENT,
+        text_start=mark.start,
+        text_end=mark.stop,
+        first_sample=mark.first_sample,
+        end_sample=mark.end_sample,
+    )
+
+
+def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusResponse:
+    """Write what a worker is and has, now."""
+    total, free = status.device.memory()
+    return models_pb2.WatchStatusResponse(
+        worker_id=status.worker_id,
+        boot_id=status.boot_id,
+        sequence=sequence,
+        draining=status.scheduler.draining,
+        models=map(model_message, status.models),
+        device=models_pb2.Device(
+            id=status.device.id, name=status.device.name, memory_total_bytes=total, memory_free_bytes=free
+        ),
+        active=status.scheduler.active,
+        queued=status.scheduler.queued,
+        capacity=status.scheduler.capacity,
+        build=status.build,
+        engines=sorted(status.registry.engines),
+        starting=status.starting,
+    )
+
+
+def error_message(error: WorkerError, code: int) -> status_pb2.Status:
+    """Write a failure with its details, as `errors.proto` says."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain="tts.v1")
+    if error.field:
+        info.metadata["field"] = error.field
+    status = status_pb2.Status(code=code, message=error.message, details=[_packed(info)])
+    if error.retry_after_s is not None:
+        status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s))))
+    return status
+
+
+def duration(seconds: float) -> Duration:
+    """Write a number of seconds."""
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed

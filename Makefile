@@ -18,9 +18,9 @@ RUN := gateway worker protos $(EXTRAS)
 # Each set of extras has its own stamp, so that `make run` after `make test` installs nothing again.
 installed = $(VENV)/installed-$(subst $(space),-,$(strip $(1)))
 
-export SONORANT_HOST ?= $(or $(HOST),127.0.0.1)
-export SONORANT_PORT ?= $(or $(PORT),8000)
-export SONORANT_WORKER_PORT ?= $(or $(GRPC_PORT),50051)
+export SONORANT_HOST := $(or $(HOST),$(SONORANT_HOST),127.0.0.1)
+export SONORANT_PORT := $(or $(PORT),$(SONORANT_PORT),8000)
+export SONORANT_WORKER_PORT := $(or $(GRPC_PORT),$(SONORANT_WORKER_PORT),50051)
 ifneq ($(TORCH_INDEX),)
 export PIP_EXTRA_INDEX_URL := $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX)
 endif

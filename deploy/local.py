@@ -7,6 +7,8 @@ everything. Ctrl-C, SIGTERM and the end of the terminal let the streams end, the
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import os
 import signal
 import socket
@@ -41,20 +43,23 @@ class Process:
     running: asyncio.subprocess.Process | None = None
 
     async def keep(self, ending: asyncio.Event) -> int:
-        """Run it, and again when it dies, until the end or until it says that its settings are wrong.
+        """Run it, and again when it dies, until the end, or until its first start shows that its settings are wrong.
 
         Returns:
             Its exit status.
         """
         backoff_s = BACKOFF_S[0]
-        while True:
+        for starts in itertools.count(1):
             started_at = time.monotonic()
             # A session of its own: Ctrl-C reaches this process alone, which ends the others in order.
             self.running = await asyncio.create_subprocess_exec(
                 sys.executable, *self.arguments, env={**os.environ, **self.environment}, start_new_session=True
             )
+            if ending.is_set():
+                self.running.send_signal(signal.SIGTERM)
             status = await self.running.wait()
-            if ending.is_set() or status == WRONG_SETTING:
+            # Later the settings are not to blame: a port may be taken for a moment, a GPU may be gone.
+            if ending.is_set() or (status == WRONG_SETTING and starts == 1):
                 return status
             if time.monotonic() - started_at > 30:
                 backoff_s = BACKOFF_S[0]
@@ -65,6 +70,7 @@ class Process:
                 backoff_s = min(2 * backoff_s, BACKOFF_S[1])
             else:
                 return status
+        raise AssertionError
 
     def kill(self) -> None:
         """End it at once."""
@@ -152,7 +158,8 @@ def plan_workers(gpus: Sequence[str], first_port: int) -> dict[str, Process]:
     for index, gpu in enumerate(gpus or [None]):
         address = f"127.0.0.1:{first_port + index}"
         where = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu, "SONORANT_DEVICE": "cuda:0"}
-        identity = {"SONORANT_WORKER_ID": f"{socket.gethostname()}-{index}", "SONORANT_LISTEN": address}
+        name = os.environ.get("SONORANT_WORKER_ID") or socket.gethostname()
+        identity = {"SONORANT_WORKER_ID": f"{name}-{index}", "SONORANT_LISTEN": address}
         plan[address] = Process(f"worker {index}", ["-m", "worker"], {**where, **identity})
     return plan
 
@@ -172,10 +179,10 @@ def _gpus() -> list[str]:
     except ImportError as error:
         raise ValueError(f"the package {error.name!r} is missing; `make run` installs what is needed") from error
     gpus = visible_gpus()
-    if not wanted.startswith("cuda:"):
+    if wanted == "auto":
         return gpus
     index = wanted.removeprefix("cuda:")
-    if not index.isdecimal() or int(index) >= len(gpus):
+    if not wanted.startswith("cuda:") or not index.isdecimal() or int(index) >= len(gpus):
         there = ", ".join(["auto", "cpu", *(f"cuda:{n}" for n in range(len(gpus)))])
         raise ValueError(f"SONORANT_DEVICE={wanted}: there are {there}")
     return [gpus[int(index)]]
@@ -223,7 +230,8 @@ def _require_free(host: str, port: int, name: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ValueError(f"{host}:{port} cannot be used ({error.strerror}); set {name} to another port") from error
+            mend = f"set {name} to another port" if error.errno == errno.EADDRINUSE else "is SONORANT_HOST right?"
+            raise ValueError(f"{host}:{port} cannot be used ({error.strerror}); {mend}") from error
 
 
 if __name__ == "__main__":

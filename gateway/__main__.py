@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
 
-import structlog
-import uvloop
-from hypercorn.asyncio import serve
-from hypercorn.config import Config
-from pydantic import ValidationError
-from starlette.applications import Starlette
+try:
+    import structlog
+    import uvloop
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+    from pydantic import ValidationError
+    from starlette.applications import Starlette
 
-from gateway.app import create_app
-from gateway.settings import Settings
+    from gateway.app import create_app
+    from gateway.settings import Settings
+except ImportError as error:
+    print(f"gateway: the package {error.name!r} is missing; `make run` installs what is needed", file=sys.stderr)
+    sys.exit(2)  # As for a wrong setting: another start would fail the same way.
 
 WRONG_SETTING = 2
 """Exit status that tells a supervisor that another start would fail the same way."""
@@ -25,7 +30,10 @@ WRONG_SETTING = 2
 SEND_BUFFER_BYTES = 64 * 1024
 """Left alone, the kernel buffers megabytes, minutes of speech, for a client that has stopped reading."""
 
-log = structlog.get_logger(__name__)
+CLOSE_S = 2.0
+"""How long connections may take to close once the streams have ended or the grace is over."""
+
+log = structlog.get_logger("gateway")
 
 
 def main() -> int:
@@ -56,7 +64,7 @@ async def run(settings: Settings, listener: socket.socket) -> None:
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.backlog = 1024
-    config.graceful_timeout = 1.0  # `_drained` has waited already.
+    config.graceful_timeout = 2 * CLOSE_S  # Never reached: `_drained` has waited, and the process then ends.
     config.keep_alive_timeout = 75.0
     config.include_server_header = False
     config.errorlog = logging.getLogger("hypercorn")
@@ -67,6 +75,8 @@ async def run(settings: Settings, listener: socket.socket) -> None:
     async def drained() -> None:
         await ending.wait()
         await _drained(app, settings.grace_s)
+        # Hypercorn waits for what it has written to be read, which a client that has stalled never does.
+        asyncio.get_running_loop().call_later(CLOSE_S, os._exit, 0)
 
     log.info("gateway listens", host=settings.host, port=settings.port, workers=list(settings.workers))
     await serve(app, config, shutdown_trigger=drained)  # type: ignore[arg-type]
@@ -89,21 +99,32 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def configure_logs(settings: Settings) -> None:
-    """Write events to standard error, one a line."""
+    """Write events of ours and of the libraries to standard error, one a line, without the values of variables."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if settings.log_format == "json":
+        tracebacks = structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
+        last: list[structlog.typing.Processor] = [tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared
+        )
+    )
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    logging.basicConfig(level=max(level, logging.WARNING), format="%(name)s: %(message)s")
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING))
+    logging.getLogger("gateway").setLevel(level)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(
-                [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-                if settings.log_format == "json"
-                else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from gateway.catalogue import Catalogue
-from gateway.errors import ApiError, ClientGone, on_api_error, on_bug, on_client_gone, on_http_error
+from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
 from gateway.fleet.link import Fleet
 from gateway.requests import RequestLog
 from gateway.routes.health import healthz, readyz
@@ -61,7 +61,6 @@ def create_app(settings: Settings) -> Starlette:
         routes=ROUTES,
         lifespan=lifespan,
         middleware=[
-            Middleware(RequestLog),
             # No credentials: a page of another origin can ask for speech, but not as the user who looks at it.
             Middleware(
                 CORSMiddleware,
@@ -71,13 +70,13 @@ def create_app(settings: Settings) -> Starlette:
                 expose_headers=EXPOSED_HEADERS,
                 max_age=86_400,
             ),
+            Middleware(RequestLog),
         ],
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,
             ClientGone: on_client_gone,
             ClientDisconnect: on_client_gone,
-            Exception: on_bug,
         },
     )
     app.state.settings = settings

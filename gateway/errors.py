@@ -123,8 +123,3 @@ async def on_client_gone(request: Request, error: Exception) -> Response:
     """Note the outcome; nobody reads the answer."""
     request.state.log["outcome"] = "client_gone"
     return Response(status_code=499)
-
-
-async def on_bug(request: Request, error: Exception) -> Response:
-    """Answer for an exception that should not have happened; starlette raises it again so that it is logged."""
-    return ApiError("BUG", "the server made a mistake; its log says more").response()

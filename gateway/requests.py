@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ClientGone
+from gateway.errors import ApiError, ClientGone
 
 T = TypeVar("T")
 
@@ -54,6 +54,15 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log.exception("bug", request_id=request_id)
+            fields.update(outcome="cut" if fields["status"] else "failed", error=f"{type(error).__name__}: {error}")
+            if not fields["status"]:
+                answer = ApiError("BUG", "the server made a mistake; its log says more").response()
+                await answer(scope, receive, send_with_id)
+        except BaseException:
+            fields["outcome"] = fields["outcome"] or "cut"
+            raise
         finally:
             fields["outcome"] = fields["outcome"] or _outcome(int(str(fields["status"])))
             level = "debug" if scope["path"] in _QUIET_PATHS else "info"

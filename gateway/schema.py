@@ -43,7 +43,9 @@ class SpeechRequest(BaseModel):
 
     input: Text = Field(description="The text to speak.")
     model: Text | None = Field(None, max_length=256, description="A model id, or one of OpenAI's model names.")
-    voice: Text | VoiceReference | None = Field(None, description="A voice of the model, or one of OpenAI's voices.")
+    voice: Annotated[Text, Field(max_length=256)] | VoiceReference | None = Field(
+        None, description="A voice of the model, or one of OpenAI's voices."
+    )
     response_format: Literal["wav", "pcm"] | None = Field(None, description="Format of the audio.")
     format: Literal["wav", "pcm"] | None = Field(None, description="Another name of `response_format`.")
     speed: float | None = Field(None, ge=0.25, le=4.0, description="Pace; 1 is the model's own.")
@@ -78,7 +80,7 @@ def parse_speech(body: bytes, max_input_chars: int) -> SpeechRequest:
     for name in data.keys() - SpeechRequest.model_fields.keys():
         known = ", ".join(SpeechRequest.model_fields)
         raise ApiError(
-            "INVALID_REQUEST", f"{_shown(name)} is not a field of a speech request; there are {known}", param=name
+            "INVALID_REQUEST", f"{_shown(name)} is not a field of a speech request; there are {known}", param=name[:80]
         )
     try:
         request = SpeechRequest.model_validate(data)
@@ -104,19 +106,20 @@ def parse_speech(body: bytes, max_input_chars: int) -> SpeechRequest:
 def _from_validation(error: ValidationError) -> ApiError:
     wrong = error.errors(include_url=False)[0]
     # A union reports every member that did not fit; their names are no part of the path that the client knows.
-    path = [str(part) for part in wrong["loc"] if part not in ("VoiceReference", "function-before[_text(), str]")]
+    path = [str(part) for part in wrong["loc"] if part != "VoiceReference" and "[" not in str(part)]
     param = ".".join(path)
     if wrong["type"] == "missing":
         message = f"`{param}` is missing; it is required"
-    elif param == "voice":
+    elif param == "voice" and "too_long" not in wrong["type"]:
         message = f"`voice` is {_shown(wrong['input'])}; it must be a string or an object with an `id`"
     else:
-        message = f"`{param}` is {_shown(wrong['input'])}: {wrong['msg'].removeprefix('Value error, ')}"
+        rule = wrong["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        message = f"`{param}` is {_shown(wrong['input'])}: {rule}"
     return ApiError("INVALID_REQUEST", message, param=param)
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 

@@ -12,7 +12,7 @@ It speaks to one worker; choosing among many is the gateway's work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -50,7 +50,7 @@ class Speech:
 
     Attributes:
         header: What to know before the first sample: rate, voice, worker.
-        marks: Where parts of the text are spoken, as far as known by now.
+        marks: Where parts of the text are spoken, as far as known by now; the last one may be without its end.
         summary: What came of it; set when the iteration has ended.
     """
 
@@ -61,7 +61,8 @@ class Speech:
             raise IncompleteSpeech("the stream ended before it began")
         self._first = first
         self.header = self._first.header
-        self.marks: list[speech_pb2.Mark] = list(self._first.marks)
+        self.marks: list[speech_pb2.Mark] = []
+        self._note(self._first.marks)
         self.summary: speech_pb2.StreamSummary | None = None
 
     def __enter__(self) -> Self:
@@ -81,7 +82,7 @@ class Speech:
         num_samples = len(self._first.audio.pcm) // sample_bytes
         yield self._first.audio.pcm
         for message in self._call:
-            self.marks.extend(message.marks)
+            self._note(message.marks)
             if message.HasField("summary"):
                 self.summary = message.summary
             if not message.audio.pcm:
@@ -90,8 +91,15 @@ class Speech:
                 raise IncompleteSpeech(f"expected sample {num_samples}, got {message.audio.first_sample}")
             num_samples += len(message.audio.pcm) // sample_bytes
             yield message.audio.pcm
-        if not self.summary:
-            raise IncompleteSpeech("the stream ended without its summary")
+        if not self.summary or self.summary.total_samples != num_samples:
+            raise IncompleteSpeech("the stream ended before its end")
+
+    def _note(self, marks: Iterable[speech_pb2.Mark]) -> None:
+        for mark in marks:
+            # A mark comes when its part begins, and again, complete, when it has ended.
+            if self.marks and self.marks[-1].text_start == mark.text_start and self.marks[-1].kind == mark.kind:
+                self.marks.pop()
+            self.marks.append(mark)
 
     def cancel(self) -> None:
         """End the work on the worker; nothing happens if it is done."""
@@ -139,6 +147,7 @@ class Client:
         encoding: speech_pb2.AudioEncoding.ValueType = speech_pb2.AUDIO_ENCODING_PCM_S16LE,
         options: Mapping[str, Any] | None = None,
         request_id: str = "",
+        first_audio_timeout_s: float | None = None,
     ) -> Speech:
         """Speak; returns with the first audio.
 
@@ -151,6 +160,7 @@ class Client:
             encoding: How samples are written.
             options: The model's own options.
             request_id: Found again in the worker's logs.
+            first_audio_timeout_s: How long to wait for the first audio, in seconds; the worker's own limit if None.
 
         Raises:
             grpc.RpcError: The worker refused or failed; `details()` says why.
@@ -159,4 +169,6 @@ class Client:
             request_id=request_id, model=model, voice=voice, input=text, speed=speed, seed=seed, encoding=encoding
         )
         request.options.update(options or {})
+        if first_audio_timeout_s is not None:
+            request.first_audio_timeout.FromMilliseconds(round(1000 * first_audio_timeout_s))
         return Speech(self._speech.Synthesize(request))

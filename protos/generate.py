@@ -91,7 +91,7 @@ def stale_stubs() -> list[str]:
 
 
 def published(described: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str, str]]:
-    """Yield every field and enum value as `package.Message.number` and `name type`."""
+    """Yield fields and enum values as `package.Message.number` and `name type`, rpcs as `package.Service.name`."""
     for file in described.file:
         for message in file.message_type:
             for field in message.field:
@@ -104,6 +104,10 @@ def published(described: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str
         for enum in file.enum_type:
             for value in enum.value:
                 yield f"{file.package}.{enum.name}.{value.number}", value.name
+        for service in file.service:
+            for method in service.method:
+                many = "stream " if method.server_streaming else ""
+                yield f"{file.package}.{service.name}.{method.name}", f"{method.input_type} {many}{method.output_type}"
 
 
 def reserved(described: descriptor_pb2.FileDescriptorSet) -> set[str]:
@@ -144,6 +148,9 @@ def style(described: descriptor_pb2.FileDescriptorSet) -> list[str]:
     problems = []
     for file in described.file:
         commented = {tuple(at.path) for at in file.source_code_info.location if at.leading_comments.strip()}
+        for message in file.message_type:
+            if message.nested_type or message.enum_type:
+                problems.append(f"{file.name}: {message.name} nests a type; put it beside, where the lock sees it")
         for path, name, form in _elements(file):
             if path not in commented:
                 problems.append(f"{file.name}: {name} has no comment")

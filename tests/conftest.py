@@ -34,6 +34,26 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
         context.__exit__(None, None, None)
 
 
+@pytest.fixture
+def install(tmp_path: Path) -> Callable[[str, str], dict[str, str]]:
+    """Install an engine as a third-party package does; returns the settings of a worker that finds it."""
+
+    def install(name: str, target: str) -> dict[str, str]:
+        info = tmp_path / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[sonorant.engines]\n{name} = {target}\n")
+        return {"PYTHONPATH": str(tmp_path), "SONORANT_ENGINES": f"{name},tone"}
+
+    return install
+
+
+@pytest.fixture
+def broken_engine(install: Callable[[str, str], dict[str, str]]) -> dict[str, str]:
+    """Settings of a worker with an engine that cannot load its model."""
+    return {**install("broken", "tests.plugins.broken:BrokenEngine"), "SONORANT_PRELOAD": "tests/broken"}
+
+
 @pytest.fixture(scope="session")
 def hear() -> Callable[[bytes], str]:
     """A speech recogniser: 16-bit mono PCM or a WAV file in, text out (whisper tiny.en)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -155,6 +156,17 @@ class Gateway(Process):
         """Calls that it has open on all workers."""
         return sum(worker.get("outstanding", 0) for worker in self.health()["workers"])  # type: ignore[attr-defined]
 
+    def line_of(self, request_id: str) -> dict[str, object]:
+        """The log's line of a request; it is written when the response is over, a moment after the client has it."""
+
+        def lines() -> list[dict[str, object]]:
+            every = [json.loads(line) for line in self.output.splitlines() if line.endswith("}")]
+            return [line for line in every if line.get("request_id") == request_id and line["event"] == "request"]
+
+        eventually(lines, f"the log has a line for {request_id}")
+        (line,) = lines()
+        return line
+
     def up(self) -> list[str]:
         """Names of the workers that it can use."""
         try:
@@ -198,18 +210,24 @@ class Stack:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, *, workers: int = 1, worker_settings: dict[str, str] | None = None, **gateway_settings: str
+    folder: Path,
+    *,
+    workers: int = 1,
+    worker_settings: dict[str, str] | None = None,
+    expect_ready: bool = True,
+    **gateway_settings: str,
 ) -> Iterator[Stack]:
     """Start a stack, wait until it can speak, and end it."""
     started: list[Process] = []
     try:
         fleet = [Worker(folder, f"w{n}", **(worker_settings or {})) for n in range(workers)]
         started += fleet
-        for worker in fleet:
+        for worker in fleet if expect_ready else ():
             eventually(worker.is_ready, f"{worker.name} is ready")
         gateway = Gateway(folder, fleet, **gateway_settings)
         started.insert(0, gateway)
-        eventually(lambda: len(gateway.up()) == workers, "the gateway sees every worker")
+        if expect_ready:
+            eventually(lambda: len(gateway.up()) == workers, "the gateway sees every worker")
         yield Stack(fleet, gateway)
     finally:
         for process in started:

@@ -6,12 +6,16 @@ import argparse
 import logging
 import sys
 
-import structlog
-import uvloop
-from pydantic import ValidationError
+try:
+    import structlog
+    import uvloop
+    from pydantic import ValidationError
 
-from worker.server import serve
-from worker.settings import Settings
+    from worker.server import serve
+    from worker.settings import Settings, WrongSetting
+except ImportError as error:
+    print(f"worker: the package {error.name!r} is missing; `make run` installs what is needed", file=sys.stderr)
+    sys.exit(2)  # As for a wrong setting: another start would fail the same way.
 
 WRONG_SETTING = 2
 """Exit status that tells a supervisor that another start would fail the same way."""
@@ -33,27 +37,39 @@ def main() -> int:
     configure_logs(settings)
     try:
         uvloop.run(serve(settings))
-    except (ValueError, OSError) as error:
+    except WrongSetting as error:
         print(f"worker: {error}", file=sys.stderr)
         return WRONG_SETTING
     return 0
 
 
 def configure_logs(settings: Settings) -> None:
-    """Write events to standard error, one a line."""
+    """Write events of ours and of the libraries to standard error, one a line, without the values of variables."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if settings.log_format == "json":
+        tracebacks = structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
+        last: list[structlog.typing.Processor] = [tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared
+        )
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING))
+    logging.getLogger("worker").setLevel(level)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            *(
-                [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-                if settings.log_format == "json"
-                else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
 

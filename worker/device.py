@@ -24,11 +24,14 @@ class Device:
     name: str
 
     def memory(self) -> tuple[int, int]:
-        """Return its total and its free memory, in bytes."""
+        """Return its total and its free memory, in bytes; zeros where it does not tell."""
         if self.id == "cpu":
             memory = psutil.virtual_memory()
             return memory.total, memory.available
-        info = pynvml.nvmlDeviceGetMemoryInfo(_handle(int(self.id.removeprefix("cuda:"))))
+        try:
+            info = pynvml.nvmlDeviceGetMemoryInfo(_handle(int(self.id.removeprefix("cuda:"))))
+        except (pynvml.NVMLError, IndexError):
+            return 0, 0  # Some devices do not tell, and one may have dropped off the bus.
         return int(info.total), int(info.free)
 
 
@@ -56,10 +59,10 @@ def visible_gpus() -> list[str]:
     """UUIDs of the NVIDIA GPUs that CUDA programs of this environment see, in their order; empty without a driver."""
     try:
         pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
     except pynvml.NVMLError:
         return []
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-    uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return uuids

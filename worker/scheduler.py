@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Self
 
 import structlog
@@ -29,7 +29,8 @@ class Row:
     """One utterance on its way through the device; made by `Scheduler.submit`.
 
     Iterate over it for its blocks, as they are made; a `WorkerError` ends the iteration if the row failed. It is a
-    context manager too: leaving the context cancels what is left and waits until the device has let go of it.
+    context manager too: leaving the context cancels what is left, at once if the device has not taken it up, else when
+    the step that it is in has ended. Nobody waits for that; `on_end` tells.
 
     Attributes:
         begun: Whether it has had its first step.
@@ -37,30 +38,29 @@ class Row:
         busy_s: Time that the device has worked on it, in seconds.
     """
 
-    def __init__(self, steps: Generator[Block], sample_rate_hz: int, changed: threading.Condition) -> None:
+    def __init__(
+        self, scheduler: Scheduler, steps: Generator[Block], sample_rate_hz: int, on_end: Callable[[], None]
+    ) -> None:
         self.begun = False
         self.queue_s = 0.0
         self.busy_s = 0.0
+        self._scheduler = scheduler
         self._steps = steps
         self._rate_hz = sample_rate_hz
-        self._changed = changed
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._submitted_at = time.monotonic()
         self._first_block_at = 0.0
         self._made = 0  # Samples; written by the device thread alone.
         self._taken = 0  # Samples; written by the event loop alone.
         self._cancelled = False
-        self._ended = asyncio.Event()
         self._results: asyncio.Queue[Block | WorkerError | None] = asyncio.Queue()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        with self._changed:
-            self._cancelled = True
-            self._changed.notify()
-        await self._ended.wait()
+    def __exit__(self, *_: object) -> None:
+        self._scheduler.cancel(self)
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         while (result := await self._results.get()) is not None:
@@ -68,9 +68,8 @@ class Row:
                 raise result
             yield result
             # Only now is the block on its way: the reader asked for the next one.
-            with self._changed:
-                self._taken += len(result.samples)
-                self._changed.notify()
+            self._taken += len(result.samples)
+            self._scheduler.wake()
 
     def _deadline(self) -> float:
         """When the listener runs dry, on the monotonic clock."""
@@ -89,8 +88,6 @@ class Row:
             self._steps.close()
             return False
         started = time.monotonic()
-        if not self.begun:
-            self.begun, self.queue_s = True, started - self._submitted_at
         result: Block | WorkerError | None
         try:
             result = next(self._steps, None)
@@ -133,12 +130,20 @@ class Scheduler:
         """Start the device thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the device thread after the step that it is in; rows that are left end without a word."""
+    def stop(self, timeout_s: float = 60.0) -> bool:
+        """End the device thread after the step that it is in.
+
+        Args:
+            timeout_s: How long to wait for that step.
+
+        Returns:
+            Whether it has ended; a step that hangs cannot be stopped.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     @property
     def active(self) -> int:
@@ -152,12 +157,13 @@ class Scheduler:
         with self._changed:
             return sum(not row.begun for row in self._rows)
 
-    def submit(self, steps: Generator[Block], sample_rate_hz: int) -> Row:
+    def submit(self, steps: Generator[Block], sample_rate_hz: int, on_end: Callable[[], None] = lambda: None) -> Row:
         """Queue an utterance.
 
         Args:
             steps: Each `next()` is one step. It runs, and is closed, on the device thread.
             sample_rate_hz: Rate of its blocks.
+            on_end: Called on the event loop when the device has let go of it; not if this raises.
 
         Raises:
             Draining: The worker takes nothing new.
@@ -165,7 +171,7 @@ class Scheduler:
         """
         if self.draining:
             raise Draining("this worker is shutting down; ask another one", retry_after_s=1.0)
-        row = Row(steps, sample_rate_hz, self._changed)
+        row = Row(self, steps, sample_rate_hz, on_end)
         with self._changed:
             if len(self._rows) >= self.capacity:
                 raise Overloaded(
@@ -176,25 +182,44 @@ class Scheduler:
         self._changes.notify()
         return row
 
+    def cancel(self, row: Row) -> None:
+        """Give a row up; nothing happens if it has ended. Called on the event loop."""
+        with self._changed:
+            row._cancelled = True
+            self._changed.notify()
+            is_queued = row in self._rows and not row.begun
+            if is_queued:
+                self._rows.remove(row)
+        if is_queued:
+            row._steps.close()
+            row._on_end()
+            self._changes.notify()
+
+    def wake(self) -> None:
+        """Let the device thread look again: a reader has caught up."""
+        with self._changed:
+            self._changed.notify()
+
     def _run(self) -> None:
         while row := self._next():
-            was_waiting = not row.begun
             goes_on = row._step()
             if not goes_on:
                 with self._changed:
                     self._rows.remove(row)
                     row_s = time.monotonic() - row._submitted_at
                     self._mean_row_s += 0.1 * (row_s - self._mean_row_s)
-                row._loop.call_soon_threadsafe(row._ended.set)
-            if was_waiting or not goes_on:
+                row._loop.call_soon_threadsafe(row._on_end)
                 row._loop.call_soon_threadsafe(self._changes.notify)
 
     def _next(self) -> Row | None:
-        """Wait for a row that may advance; None when the thread shall end."""
+        """Wait for a row that may advance, and take it up; None when the thread shall end."""
         with self._changed:
             while not self._stopping:
                 able = (row for row in self._rows if row._cancelled or row._lead_s() < self._lead_s)
                 if row := min(able, key=Row._deadline, default=None):
+                    if not row.begun:
+                        row.begun, row.queue_s = True, time.monotonic() - row._submitted_at
+                        row._loop.call_soon_threadsafe(self._changes.notify)
                     return row
                 self._changed.wait()
         return None

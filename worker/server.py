@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from worker.engines.registry import Registry
 from worker.errors import WorkerError
 from worker.scheduler import Scheduler
 from worker.servicer import ModelServicer, SpeechServicer
-from worker.settings import Settings
+from worker.settings import Settings, WrongSetting
 from worker.status import Status
 from worker.store.residency import Residency
 
@@ -48,8 +49,7 @@ async def serve(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: A setting cannot be met: no such device, engine or model.
-        OSError: The address is taken.
+        WrongSetting: A setting cannot be met: no such device, engine or model, or an address that is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with _setting("ENGINES", ",".join(settings.engines)):
@@ -75,7 +75,7 @@ async def serve(settings: Settings) -> None:
     try:
         server.add_insecure_port(settings.listen)
     except RuntimeError as error:
-        raise OSError(f"SONORANT_LISTEN={settings.listen}: cannot listen there; is the port taken?") from error
+        raise WrongSetting(f"SONORANT_LISTEN={settings.listen}: cannot listen there; is the port taken?") from error
 
     ending = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -92,7 +92,7 @@ async def serve(settings: Settings) -> None:
             try:
                 await models.load(resident)
             except WorkerError as error:
-                log.error("preload failed", model=resident.name, reason=error.message)
+                log.error("model not loaded at start", model=resident.name, reason=error.message)
         status.starting = False
         changes.notify()
         for service in ("", *SERVICES):
@@ -113,8 +113,10 @@ async def serve(settings: Settings) -> None:
     except TimeoutError:
         log.warning("grace is over; streams are cut", streams=scheduler.active + scheduler.queued)
     await server.stop(0.1)
-    await asyncio.to_thread(scheduler.stop)
+    ended = await asyncio.to_thread(scheduler.stop, 1.0)
     log.info("worker ended")
+    if not ended or any(resident.loading for resident in models):
+        os._exit(0)  # A step or a load that hangs cannot be stopped, and would keep the process from ending.
 
 
 @contextmanager
@@ -123,4 +125,4 @@ def _setting(name: str, value: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, WorkerError) as error:
-        raise ValueError(f"SONORANT_{name}={value}: {error}") from error
+        raise WrongSetting(f"SONORANT_{name}={value}: {error}") from error

@@ -6,8 +6,9 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,11 +21,18 @@ from jsonschema.exceptions import best_match
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
 from worker.engines.base import Card, HubModel, Settings
-from worker.errors import FirstAudioTimeout, InvalidRequest, UnsupportedOption, VoiceNotFound, WorkerError
-from worker.scheduler import Scheduler
+from worker.errors import (
+    EngineFailure,
+    FirstAudioTimeout,
+    InvalidRequest,
+    UnsupportedOption,
+    VoiceNotFound,
+    WorkerError,
+)
+from worker.scheduler import Row, Scheduler
 from worker.status import Status
 from worker.store.residency import Residency, Resident
-from worker.synthesis import synthesize
+from worker.synthesis import Block, synthesize
 from worker.wire import (
     LOAD_STAGES,
     StreamWriter,
@@ -70,11 +78,12 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
             if request.HasField("first_audio_timeout"):
                 timeout_s = _seconds(request.first_audio_timeout, "first_audio_timeout")
             may_load = request.load_policy != speech_pb2.LOAD_POLICY_IF_LOADED
-            async with _first_audio_within(timeout_s) as waiting, self._models.use(resident, may_load) as model:
+            async with _first_audio_within(timeout_s) as waiting:
+                model = await self._models.acquire(resident, may_load)
                 loaded_at = time.monotonic()
                 writer = StreamWriter(model.card.sample_rate_hz, request.encoding)
                 steps = synthesize(model, request.input, settings)
-                async with self._scheduler.submit(steps, model.card.sample_rate_hz) as row:
+                with self._submit(resident, steps) as row:
                     async for block in row:
                         for message in writer.messages(block):
                             if not message.audio.first_sample:
@@ -103,6 +112,15 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         queue_ms=round(1000 * row.queue_s, 1),
                         busy_ms=round(1000 * row.busy_s, 1),
                     )
+
+    def _submit(self, resident: Resident, steps: Generator[Block]) -> Row:
+        """Queue an utterance; the model is held until the device has let go of it."""
+        release = partial(self._models.release, resident)
+        try:
+            return self._scheduler.submit(steps, resident.card.sample_rate_hz, release)
+        except WorkerError:
+            release()
+            raise
 
     def _header(
         self, request: speech_pb2.SynthesizeRequest, resident: Resident, voice: str, form: speech_pb2.AudioFormat
@@ -175,8 +193,10 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
                 if loading.done():
                     break
                 changed = asyncio.ensure_future(self._status.changes.after(seen))
-                await asyncio.wait({loading, changed}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+                try:
+                    await asyncio.wait({loading, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
             await loading
 
     async def UnloadModel(  # noqa: N802
@@ -206,11 +226,17 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
     """End the call with the error's code and details, as `errors.proto` says."""
     try:
-        yield
+        try:
+            yield
+        except (WorkerError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            log.exception("call failed")
+            raise EngineFailure(f"the worker made a mistake: {type(error).__name__}: {error}") from error
     except WorkerError as error:
         code = grpc.StatusCode[error.code]
-        details = error_message(error, code.value[0]).SerializeToString()
-        await context.abort(code, error.message, (("grpc-status-details-bin", details),))
+        status = error_message(error, code.value[0])
+        await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
 @asynccontextmanager
@@ -272,8 +298,8 @@ def _required(value: str, field: str) -> str:
     return value
 
 
-def _seconds(duration: Duration, field: str) -> float:
-    seconds = duration.seconds + duration.nanos / 1e9
+def _seconds(message: Duration, field: str) -> float:
+    seconds = message.seconds + message.nanos / 1e9
     if not 0 < seconds < math.inf:
         raise InvalidRequest(f"`{field}` is {seconds:g} s; it must be more than 0", field=field)
     return seconds

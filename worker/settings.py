@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class WrongSetting(Exception):
+    """A setting that cannot be met on this machine; another start would fail the same way."""
 
 
 class Settings(BaseSettings):
@@ -15,9 +20,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SONORANT_", frozen=True, extra="ignore")
 
     listen: str = Field("127.0.0.1:50051", min_length=1, description="Address that the worker listens at.")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda:\d+)$", description="`auto` (first GPU, else the CPU), `cpu` or `cuda:N`."
-    )
+    device: str = Field("auto", description="`auto` (first GPU, else the CPU), `cpu` or `cuda:N`.")
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Names of the engines to use, separated by commas; all installed ones if empty."
     )
@@ -25,7 +28,9 @@ class Settings(BaseSettings):
         None, description="Models to load at start, separated by commas; the default model if unset, none if empty."
     )
     default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
-    worker_id: str = Field(default_factory=socket.gethostname, min_length=1, description="Name of this worker.")
+    worker_id: str = Field(
+        default_factory=socket.gethostname, pattern=r"^[!-~]{1,128}$", description="Name of this worker, in ASCII."
+    )
     capacity: int = Field(64, ge=1, le=100_000, description="Most utterances at once; more are told to come back.")
     lead_s: float = Field(
         10.0, gt=0, le=3600, description="How far, in seconds of audio, the worker runs ahead of a slow reader."
@@ -41,6 +46,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda:\d+", value):
+            raise ValueError("it must be auto, cpu or cuda:N")
+        return value
 
     @property
     def preloaded(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worker.engines.base import Model, Samples, Settings
-from worker.errors import UnspeakableText
+from worker.errors import EngineFailure, UnspeakableText
 from worker.text.segment import segment
 
 
@@ -58,7 +58,8 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
         Blocks in order, at the model's rate.
 
     Raises:
-        UnspeakableText: The voice cannot say the text; always before the first block.
+        UnspeakableText: The voice cannot say the text; always before the first sound.
+        EngineFailure: The engine made what are no samples.
     """
     model.check(text, settings.voice)
     voice = next(voice for voice in model.card.voices if voice.id == settings.voice)
@@ -69,6 +70,7 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
     for index, piece in enumerate(pieces):
         spoken: Mark | None = None
         for samples in model.speak(piece.text, index, settings):
+            _insist(samples)
             if not samples.size:
                 yield Block(samples)  # Somebody else's turn, and a place to stop.
                 continue
@@ -84,6 +86,13 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
         if spoken:
             pause_s = piece.ends_at.value
             marks.append(replace(spoken, end_sample=total))
+        else:
+            yield Block(np.zeros(0, np.float32))
     if not total:
         raise UnspeakableText(f"the voice {settings.voice!r} has no way to say {text.strip()[:40]!r}", field="input")
     yield Block(np.zeros(0, np.float32), tuple(marks))
+
+
+def _insist(samples: Samples) -> None:
+    if samples.ndim != 1 or samples.dtype != np.float32 or not np.isfinite(samples).all():
+        raise EngineFailure(f"the engine made no finite mono float32 samples, but {samples.dtype} {samples.shape}")

@@ -22,6 +22,8 @@ FIRST_CHUNK_S = 0.08
 CHUNK_S = 0.4
 """A chunk costs the relay the same whatever its size, so only the first one is small."""
 
+LONGEST_MESSAGE = 1000
+
 STATES = {
     Stage.AVAILABLE: models_pb2.MODEL_STATE_AVAILABLE,
     Stage.LOADING: models_pb2.MODEL_STATE_LOADING,
@@ -145,10 +147,12 @@ def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusRespo
 
 def error_message(error: WorkerError, code: int) -> status_pb2.Status:
     """Write a failure with its details, as `errors.proto` says."""
+    # It travels twice in the metadata, and where that is too long the whole call breaks.
+    message = error.message if len(error.message) <= LONGEST_MESSAGE else f"{error.message[:LONGEST_MESSAGE]} ..."
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain="tts.v1")
     if error.field:
         info.metadata["field"] = error.field
-    status = status_pb2.Status(code=code, message=error.message, details=[_packed(info)])
+    status = status_pb2.Status(code=code, message=message, details=[_packed(info)])
     if error.retry_after_s is not None:
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s))))
     return status

@@ -20,6 +20,12 @@ MOVES = 2
 POISON_MOVES = 1
 """How many times where the worker broke under it: input that kills workers must not kill them all."""
 
+COMPLAIN_AFTER_S = 10.0
+"""How long a worker may take to answer for the first time before the log says so."""
+
+PAUSE_S = 0.2
+"""Pause before the status of a worker that was lost is asked for again."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -67,24 +73,35 @@ class WorkerLink:
         """Whether it serves the model, loaded or not."""
         return any(each.name == model for each in self.models)
 
+    def can_serve(self, model: str) -> bool:
+        """Whether it serves the model and has not failed to load it."""
+        return any(each.name == model and each.state != models_pb2.MODEL_STATE_FAILED for each in self.models)
+
     def is_ready(self, model: str) -> bool:
         """Whether it has the model in memory."""
         return any(each.name == model and each.state == models_pb2.MODEL_STATE_READY for each in self.models)
 
     async def watch(self) -> None:
         """Keep `status` true, through every loss of the worker, until cancelled."""
+        was_reached = False
         while True:
+            if not was_reached:
+                complaint = asyncio.get_running_loop().call_later(
+                    COMPLAIN_AFTER_S, log.warning, f"no worker has answered at {self.address} yet"
+                )
             try:
                 # Waits for the connection, so there is no polling; the channel's own back-off paces the attempts.
                 async for status in self._models.WatchStatus(models_pb2.WatchStatusRequest(), wait_for_ready=True):
                     if not self.status or self.status.boot_id != status.boot_id:
                         log.info("worker up", worker=status.worker_id, address=self.address, device=status.device.name)
-                    self.status = status
+                    self.status, was_reached = status, True
+                    complaint.cancel()
             except grpc.aio.AioRpcError as error:
-                if self.status:
-                    log.warning("worker down", worker=self.status.worker_id, address=self.address, why=error.details())
+                name = self.status.worker_id if self.status else "?"
+                log.warning("worker down", worker=name, address=self.address, why=error.details())
             self.status = None
-            await asyncio.sleep(0.1)
+            complaint.cancel()
+            await asyncio.sleep(PAUSE_S)
 
     async def close(self) -> None:
         """Close the channel; calls that are open end."""
@@ -175,8 +192,8 @@ class Speech:
                 message = await self._read()
         except grpc.aio.AioRpcError as error:
             raise _from_rpc(error, self._link.address) from error
-        if not self.summary:
-            raise ApiError("ENGINE_FAILURE", f"the worker at {self._link.address} ended the stream without its summary")
+        if not self.summary or self.summary.total_samples != self.num_samples:
+            raise ApiError("ENGINE_FAILURE", f"the worker at {self._link.address} ended the stream before its end")
 
     def cancel(self) -> None:
         """End the call if it has not ended, so that nobody works on it any more."""

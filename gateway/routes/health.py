@@ -17,13 +17,13 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """`GET /readyz`: 200 if some worker has started and serves the default model, else 503."""
+    """`GET /readyz`: 200 if some worker has started and can serve the default model, else 503."""
     catalogue: Catalogue = request.app.state.catalogue
     fleet: Fleet = request.app.state.fleet
     default = catalogue.model_name(None)
     if request.app.state.draining:
         raise ApiError("DRAINING", "the server is shutting down", retry_after_s=1.0)
-    if not any(link.is_up and not link.is_starting and link.has(default) for link in fleet):
+    if not any(link.is_up and not link.is_starting and link.can_serve(default) for link in fleet):
         raise ApiError("NO_WORKER", f"no worker is ready to speak with {default!r}", retry_after_s=1.0)
     return JSONResponse({"status": "ready", "model": default})
 

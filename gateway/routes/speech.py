@@ -2,16 +2,19 @@
 
 The path of a chunk: worker → `fleet.link.Speech` → encoder → `SpeechResponse` → client. Nothing is sent before the
 first audio is here, so until then every failure is an ordinary HTTP error; after it, a failure ends the body without
-its terminator, so that no broken stream looks like a good one.
+its terminator, so that no broken stream looks like a good one. Where a body cannot be broken off (HTTP/1.0 has no
+terminator, and Hypercorn's HTTP/2 resets no stream) the whole is gathered first, as for `"stream": false`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.audio.encode import ENCODERS, Encoder
@@ -47,14 +50,14 @@ async def speech(request: Request) -> Response:
         headers = {
             "cache-control": "no-store",
             "x-accel-buffering": "no",  # nginx would hold a stream back.
-            "x-sonorant-model": header.model,
-            "x-sonorant-voice": header.voice,
+            "x-sonorant-model": quote(header.model),
+            "x-sonorant-voice": quote(header.voice),
             "x-sonorant-worker": header.worker_id,
         }
         if asked.instructions:
             headers["x-sonorant-ignored"] = "instructions"
         request.state.log.update(voice=header.voice, worker=header.worker_id)
-        if asked.stream is False:
+        if asked.stream is False or request.scope["http_version"] != "1.1":
             return await _whole(request, spoken, form, headers)
         encoder = ENCODERS[form](header.format.sample_rate_hz)
         return SpeechResponse(request, spoken, encoder, headers)
@@ -77,6 +80,7 @@ class SpeechResponse(Response):
         self._request = request
         self._spoken = spoken
         self._encoder = encoder
+        self._all_sent = False
         self.status_code = 200
         self.media_type = encoder.media_type
         self.background = None
@@ -91,7 +95,8 @@ class SpeechResponse(Response):
             await until_gone(self._request, self._stream(send))
             fields["outcome"] = "ok"
         except ClientGone:
-            fields["outcome"] = "client_gone"
+            # Hypercorn also says "gone" when the last byte has been handed over.
+            fields["outcome"] = "ok" if self._all_sent else "client_gone"
         except ApiError as error:
             # No more than this return: the server closes the connection without the last chunk.
             fields.update(outcome="cut", reason=error.reason, error=error.message)
@@ -104,9 +109,10 @@ class SpeechResponse(Response):
         async for pcm in self._spoken:
             if audio := self._encoder.feed(pcm):
                 await send({"type": "http.response.body", "body": audio, "more_body": True})
-                state = self._request.state
-                state.log.setdefault("ttfa_ms", round(1000 * (time.monotonic() - state.started), 1))
-        await send({"type": "http.response.body", "body": self._encoder.flush(), "more_body": False})
+                _note_first_audio(self._request)
+        tail = self._encoder.flush()
+        self._all_sent = True
+        await send({"type": "http.response.body", "body": tail, "more_body": False})
 
 
 async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str, str]) -> Response:
@@ -116,15 +122,26 @@ async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str,
         return [pcm async for pcm in spoken]
 
     try:
-        pcm = b"".join(await until_gone(request, gather()))
+        chunks = await until_gone(request, gather())
     finally:
         spoken.cancel()
-    rate_hz = spoken.header.format.sample_rate_hz
-    encoder = ENCODERS[form](rate_hz, len(pcm) // 2)
-    body = encoder.feed(pcm) + encoder.flush()
-    request.state.log.update(_figures(spoken))
+        request.state.log.update(_figures(spoken))
+    encoder = ENCODERS[form](spoken.header.format.sample_rate_hz, spoken.num_samples)
+    # Kept in pieces: a long text is hundreds of megabytes, which need not be copied once more.
+    pieces = [*map(encoder.feed, chunks), encoder.flush()]
     headers["x-sonorant-sample-rate"] = str(encoder.sample_rate_hz)
-    return Response(body, 200, headers, media_type=encoder.media_type)
+    headers["content-length"] = str(sum(map(len, pieces)))
+
+    async def body() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+            _note_first_audio(request)
+
+    return StreamingResponse(body(), headers=headers, media_type=encoder.media_type)
+
+
+def _note_first_audio(request: Request) -> None:
+    request.state.log.setdefault("ttfa_ms", round(1000 * (time.monotonic() - request.state.started), 1))
 
 
 def _figures(spoken: Speech) -> dict[str, object]:

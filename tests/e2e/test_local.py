@@ -1,5 +1,6 @@
 """`python -m deploy.local`, what `make run` starts."""
 
+import asyncio
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from deploy.local import plan_workers
+from deploy.local import Process, plan_workers
 from tests.stack import ROOT, clean_environment, eventually, free_port
 
 
@@ -128,6 +129,39 @@ def test_with_workers_elsewhere_the_gateway_runs_alone(local, stack):
     assert list(run.children()) == ["gateway"]
 
 
+def test_what_looks_like_a_wrong_setting_at_a_later_start_is_tried_again(tmp_path):
+    """A port may be taken for a moment, a GPU may be gone: the settings were right at the first start."""
+    starts = tmp_path / "starts"
+    program = (
+        "import sys, time; from pathlib import Path; starts = Path(sys.argv[1])\n"
+        "starts.open('a').write('x'); n = len(starts.read_text())\n"
+        "sys.exit({1: 1, 2: 2}[n]) if n < 3 else time.sleep(60)\n"
+    )
+
+    async def scenario() -> int:
+        ending = asyncio.Event()
+        process = Process("p", ["-c", program, str(starts)])
+        kept = asyncio.create_task(process.keep(ending))
+        while not starts.exists() or len(starts.read_text()) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        ending.set()
+        await process.end(0)
+        return await kept
+
+    assert asyncio.run(scenario()) == -signal.SIGTERM
+    assert starts.read_text() == "xxx"
+
+
+@pytest.mark.parametrize("package", ["starlette", "grpc_health"])
+def test_a_missing_package_is_named_and_ends_everything(local, tmp_path, package):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
+    run = local(PYTHONPATH=str(tmp_path))
+    assert run.popen.wait(60) == 2
+    assert f"the package '{package}' is missing" in run.output
+    assert "Traceback" not in run.output
+
+
 def test_settings_pass_through(local):
     run = local(SONORANT_DEFAULT_FORMAT="pcm", SONORANT_ENGINES="hibari,tone")
     eventually(lambda: "ready to speak" in run.output, "it speaks")
@@ -144,14 +178,15 @@ def test_every_gpu_gets_a_worker_that_sees_it_alone():
 
 
 def test_the_makefile_passes_ports_and_settings_on():
-    def asked(*arguments: str) -> dict[str, str]:
+    def asked(*arguments: str, **environment: str) -> dict[str, str]:
         probe = ["make", "--no-print-directory", "-f", "-", "probe", *arguments]
         text = (ROOT / "Makefile").read_text("utf-8") + "\nprobe:\n\t@env\n"
-        environment = {"PATH": os.environ["PATH"]}
+        environment |= {"PATH": os.environ["PATH"]}
         done = subprocess.run(probe, input=text, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return dict(re.findall(r"^(SONORANT_\w+)=(.*)$", done.stdout, re.MULTILINE))
 
     assert asked()["SONORANT_PORT"] == "8000"
+    assert asked("PORT=1", SONORANT_PORT="2")["SONORANT_PORT"] == "1"
     given = asked("HOST=0.0.0.0", "PORT=9000", "GRPC_PORT=9100", "SONORANT_LOG_FORMAT=json")
     assert given == {
         "SONORANT_HOST": "0.0.0.0",

@@ -15,7 +15,7 @@ import soundfile
 from tests.ears import word_error_rate
 from tests.passages import PASSAGES
 from tests.plugins.held import HELD
-from tests.stack import HIBARI, PATIENCE_S, ROOT, TONE, Stack, eventually
+from tests.stack import HIBARI, PATIENCE_S, ROOT, TONE, Stack
 
 VOICES = [
     *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
@@ -51,18 +51,13 @@ def test_slow_and_fast_speech_is_understood(stack, hear, speed):
     assert word_error_rate(PASSAGES["stars"], hear(answer.content)) <= 0.15
 
 
-def test_audible_speech_arrives_before_the_second_segment_is_synthesised(start, tmp_path):
+def test_audible_speech_arrives_before_the_second_segment_is_synthesised(start, install, tmp_path):
     """The engine does not begin the second segment until the client has heard the first one: no clock involved."""
-    info = tmp_path / "held-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: held\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[sonorant.engines]\nheld = tests.plugins.held:HeldEngine\n")
     go = tmp_path / "go"
     stack: Stack = start(
         worker_settings={
-            "PYTHONPATH": str(tmp_path),
+            **install("held", "tests.plugins.held:HeldEngine"),
             "HELD_UNTIL": str(go),
-            "SONORANT_ENGINES": "held",
             "SONORANT_PRELOAD": HELD,
         }
     )
@@ -99,6 +94,12 @@ def test_the_whole_file_has_its_length_and_real_sizes(stack):
     streamed = stack.speak(input=PASSAGES["bread"], model=HIBARI, seed=3)
     assert "content-length" not in streamed.headers
     assert streamed.content[44:] == answer.content[44:]
+
+
+def test_a_whole_file_has_its_figures_in_the_log_too(stack):
+    answer = stack.speak(input="one two", stream=False)
+    line = stack.gateway.line_of(answer.headers["x-request-id"])
+    assert (line["outcome"], line["audio_s"], line["ttfa_ms"] > 0) == ("ok", 0.2, True)
 
 
 def test_pcm_is_the_same_samples_without_a_header(stack):
@@ -159,31 +160,18 @@ def test_the_request_id_is_the_clients_or_a_new_one(stack):
     assert len(strange) == 32
 
 
-def log_line(stack: Stack, request_id: str) -> dict[str, object]:
-    """The line of a request; it is written when the response is over, a moment after the client has it."""
-
-    def lines() -> list[dict[str, object]]:
-        every = [json.loads(line) for line in stack.gateway.output.splitlines() if line.endswith("}")]
-        return [line for line in every if line.get("request_id") == request_id and line["event"] == "request"]
-
-    eventually(lines, f"the log has a line for {request_id}")
-    (line,) = lines()
-    return line
-
-
 def test_every_request_leaves_one_line_with_its_figures_and_outcome(stack):
     url = f"{stack.url}/v1/audio/speech"
     httpx.post(url, json={"input": "one two"}, headers={"x-request-id": "line-1"})
-    line = log_line(stack, "line-1")
+    line = stack.gateway.line_of("line-1")
     assert line["outcome"] == "ok"
     assert line["audio_s"] == 0.2
     assert line["ttfa_ms"] > 0
     assert line["rtf"] > 0
     assert (line["model"], line["voice"], line["worker"]) == (TONE, "low", "w0")
     httpx.post(url, json={"input": ""}, headers={"x-request-id": "line-2"})
-    assert (
-        log_line(stack, "line-2").items() >= {"outcome": "refused", "status": 400, "reason": "INVALID_REQUEST"}.items()
-    )
+    refused = {"outcome": "refused", "status": 400, "reason": "INVALID_REQUEST"}
+    assert stack.gateway.line_of("line-2").items() >= refused.items()
 
 
 BAD = [

@@ -1,9 +1,14 @@
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worker.engines.base import Settings
 from worker.engines.hibari import MODEL, HibariEngine, HibariModel
 from worker.errors import UnspeakableText
+from worker.synthesis import synthesize
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +20,7 @@ def speak(model: HibariModel, text: str, speed: float = 1.0, seed: int = 0) -> n
     return np.concatenate(list(model.speak(text, 0, Settings("heart", speed, seed))))
 
 
-@pytest.mark.parametrize("text", ["你好", "Hello 你好", "Привет", "नमस्ते", "한국어", "a" * 50 + "日"])
+@pytest.mark.parametrize("text", ["⠓⠑⠇⠇⠕", "Σωκράτης", "你好", "Hello 你好", "Привет", "नमस्ते", "日"])
 def test_letters_of_other_scripts_are_refused_by_name(model, text):
     with pytest.raises(UnspeakableText) as caught:
         model.check(text, "heart")
@@ -24,7 +29,7 @@ def test_letters_of_other_scripts_are_refused_by_name(model, text):
     assert "Latin" in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["...", "!!!", "—", "😀", "\u200b", "\x07", "$", "🎉🎉", "“”"])
+@pytest.mark.parametrize("text", ["...", "!!!", "—", "😀", "\u200b", "\x07", "†", "🎉🎉", "“”"])
 def test_text_with_nothing_to_say_is_refused(model, text):
     with pytest.raises(UnspeakableText, match="nothing to say"):
         model.check(text, "heart")
@@ -61,6 +66,55 @@ def test_what_english_text_holds_is_accepted_and_heard(model, text):
 def test_numbers_of_every_shape_are_read(model, text):
     model.check(text, "heart")
     assert len(speak(model, text)) > 2400
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("5 ≤ 6", "5 less-than or equal to 6"),
+        ("√ 9", "square root 9"),
+        ("about 100 €", "about €100"),
+        ("I have no €", "I have no euro sign"),
+        ("¹In 1999", "1In 1999"),
+        ("H₂O", "H2O"),
+        ("it was −12 degrees", "it was -12 degrees"),
+        ("$5.5", "$5.50"),
+        ("$5.5 million", "$5.5 million"),
+        ("$1.2bn", "$1.2 billion"),
+        ("the angle α", "the angle alpha"),
+    ],
+)
+def test_symbols_without_a_reading_are_spelled_out(model, text, spoken):
+    assert model._spell(text) == spoken
+
+
+def test_a_long_row_of_symbols_is_judged_and_passed_over_in_small_steps(model):
+    with pytest.raises(UnspeakableText):
+        model.check("😀" * 32_768, "heart")
+    blocks = list(synthesize(model, "😀" * 30_000 + " a", Settings("heart", 1.0, 0)))
+    # A turn for others after every segment, though none but the last makes a sound.
+    assert len(blocks) >= 100
+    assert sum(len(block.samples) > 0 for block in blocks) == 1
+
+
+ODD = [
+    *"aA1$€%&/()=?.,;:-—'\"¹²³₁½€→≤∑°#@*~<>[]{}|\\+ \n",
+    "½",
+    "25:99",
+    "1/0",
+    "$1.2.3",
+    "IV",
+    "[a](/b/)",
+    "😀",
+    "0x1F",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(ODD), max_size=40).map("".join))
+def test_no_text_whatever_breaks_the_engine(model, text):
+    with contextlib.suppress(UnspeakableText):
+        list(synthesize(model, text, Settings("heart", 1.0, 0)))
 
 
 def test_composed_and_decomposed_letters_sound_alike(model):

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 from collections.abc import Generator
 from contextlib import asynccontextmanager
@@ -42,14 +43,15 @@ class Gate:
 
 
 async def drain(row: Row) -> int:
-    async with row:
+    with row:
         return len([each async for each in row])
 
 
 def test_a_row_gives_its_blocks_in_order_and_ends():
     async def scenario():
-        async with scheduling() as scheduler, scheduler.submit((block(n) for n in (1, 2, 3)), RATE) as row:
-            return [len(each.samples) async for each in row]
+        async with scheduling() as scheduler:
+            with scheduler.submit((block(n) for n in (1, 2, 3)), RATE) as row:
+                return [len(each.samples) async for each in row]
 
     assert asyncio.run(scenario()) == [1000, 2000, 3000]
 
@@ -111,7 +113,8 @@ def test_a_row_rests_when_its_reader_is_behind_and_others_go_on():
             yield block(1.0)
 
     async def scenario():
-        async with scheduling(lead_s=3.0) as scheduler, scheduler.submit(endless(), RATE) as unread:
+        async with scheduling(lead_s=3.0) as scheduler, contextlib.AsyncExitStack() as rows:
+            unread = rows.enter_context(scheduler.submit(endless(), RATE))
             # A whole other row is served while nobody reads the first one.
             assert await drain(scheduler.submit((block() for _ in range(50)), RATE)) == 50
             ahead = made
@@ -140,14 +143,49 @@ def test_a_cancelled_row_ends_at_the_next_turn_and_its_generator_is_closed():
 
     async def scenario():
         async with scheduling(lead_s=2.0) as scheduler:
-            async with scheduler.submit(endless(), RATE) as row:
+            ended = asyncio.Event()
+            with scheduler.submit(endless(), RATE, ended.set) as row:
                 async for _ in row:
                     break
-            # Leaving the context waits until the device has let go.
+            await ended.wait()
             return closed.is_set(), scheduler.active + scheduler.queued
 
     assert asyncio.run(scenario()) == (True, 0)
     assert made <= 3
+
+
+def test_a_cancelled_row_that_has_not_begun_goes_at_once_though_the_device_is_busy():
+    async def scenario():
+        async with scheduling(capacity=2) as scheduler:
+            gate, ended = Gate(), []
+            first = scheduler.submit(gate.steps(), RATE)
+            await asyncio.to_thread(gate.reached.wait)
+            with scheduler.submit((block() for _ in range(3)), RATE, lambda: ended.append("queued")):
+                assert scheduler.queued == 1
+            assert (scheduler.queued, ended) == (0, ["queued"])
+            # Its place is free again, while the device is still in the step of the other one.
+            with scheduler.submit((block() for _ in range(3)), RATE):
+                pass
+            gate.open.set()
+            return await drain(first)
+
+    assert asyncio.run(scenario()) == 1
+
+
+def test_the_end_of_a_hanging_step_is_not_waited_for_for_ever():
+    async def scenario():
+        scheduler = Scheduler(capacity=1, lead_s=1.0, changes=Changes())
+        scheduler.start()
+        gate = Gate()
+        row = scheduler.submit(gate.steps(), RATE)
+        await asyncio.to_thread(gate.reached.wait)
+        with row:
+            pass
+        ended = await asyncio.to_thread(scheduler.stop, 0.01)
+        gate.open.set()
+        return ended, await asyncio.to_thread(scheduler.stop)
+
+    assert asyncio.run(scenario()) == (False, True)
 
 
 def test_over_capacity_is_refused_with_a_time_to_come_back():

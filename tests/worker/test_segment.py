@@ -60,6 +60,19 @@ def test_a_blank_line_makes_a_longer_pause_than_a_sentence():
     assert [piece.ends_at for piece in cut("One.\n\nTwo. Three.")] == [Break.PARAGRAPH, Break.SENTENCE, Break.SENTENCE]
 
 
+def test_lines_that_were_ended_on_purpose_are_segments_and_wrapped_prose_is_not():
+    assert texts("Shopping list:\nmilk\neggs\nbread") == ["Shopping list:", "milk", "eggs", "bread"]
+    poem = "Roses are red\nViolets are blue"
+    assert [(piece.text, piece.ends_at) for piece in cut(poem)] == [
+        ("Roses are red", Break.LINE),
+        ("Violets are blue", Break.SENTENCE),
+    ]
+    wrapped = (
+        "The river begins as a spring under a flat stone, no wider\nthan the hand of a child and as cold as stone."
+    )
+    assert texts(wrapped, first=200) == [wrapped]
+
+
 def test_chinese_sentences_are_cut_too():
     assert texts("今天下雨。我们不出门。", language="zh") == ["今天下雨。", "我们不出门。"]
 

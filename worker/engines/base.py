@@ -4,8 +4,8 @@ An **engine** runs one model family. It is a class: `Engine.load` turns a model 
 segments. A package adds an engine by naming its class in the entry-point group `sonorant.engines`; the built-in
 engines come through the same door.
 
-Threads: `Engine.load` runs on a thread of its own. A loaded model is used by the device thread alone, one step at a
-time, so an engine needs no locks.
+Threads: a model is loaded, warmed up and closed on threads of their own, and in between used by the device thread
+alone; never by two at a time, so an engine needs no locks.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ class HibariModel(Model):
         from hibari.g2p import G2P
 
         self.card = card
+        self._read: dict[str, bool] = {}
         converters = {voice.language: G2P(british=voice.language == "en-GB") for voice in card.voices}
         self._voices = {
             voice.id: Hibari(voice=voice.id, threads=1, g2p=converters[voice.language]) for voice in card.voices
@@ -87,11 +88,12 @@ class HibariModel(Model):
         if strange := [c for c in dict.fromkeys(ready) if not self._can_say(c)]:
             shown = ", ".join(repr(c) for c in strange[:8]) + (" and others" if len(strange) > 8 else "")
             raise UnspeakableText(
-                f"the voice {voice!r} speaks English and cannot say {shown}; it reads Latin and Greek letters, digits, "
-                "and common symbols",
+                f"the voice {voice!r} speaks English and cannot say {shown}; it reads Latin letters, single "
+                "Greek ones, digits and symbols",
                 field="input",
             )
-        if not any(c.isalnum() for c in ready) and not _sounds(self._phonemize(ready, voice)):
+        # One by one: the package takes quadratic time over a long row of symbols.
+        if not any(c.isalnum() or self._reads(c) for c in dict.fromkeys(ready)):
             raise UnspeakableText(
                 f"there is nothing to say in {text.strip()[:40]!r}; the voice {voice!r} needs letters, digits or "
                 "symbols with a name",
@@ -113,33 +115,59 @@ class HibariModel(Model):
 
     def _phonemize(self, text: str, voice: str) -> list[str]:
         """Turn text into phonemes, one string for each piece that the network gets at once."""
-        tts = self._voices[voice]
         ready = self._spell(text)
-        pieces: list[str] = []
-        with contextlib.suppress(Exception):
-            # The package's number reader trips over some shapes: a number of 40 digits, say.
-            pieces = tts.phonemize(ready)
-        if not _sounds(pieces) and (plain := " ".join(_PLAIN.findall(ready))):
+        pieces = self._try_phonemize(ready, voice)
+        if not _sounds(pieces) and (words := _WORDS.findall(ready)):
             # Words and single digits it can always read, and that is nearer to the text than silence.
-            log.warning("text read plainly", text=text[:80])
-            pieces = tts.phonemize(plain)
+            log.warning("text read word by word", chars=len(text))
+            pieces = [piece for word in words for piece in self._try_phonemize(word, voice)]
         return pieces
+
+    def _try_phonemize(self, text: str, voice: str) -> list[str]:
+        # The package's number reader trips over some shapes: a number of 40 digits, say.
+        with contextlib.suppress(Exception):
+            return list(self._voices[voice].phonemize(text))
+        return []
+
+    def _sound_of(self, text: str) -> str:
+        pieces = self._try_phonemize(text, self.card.voices[0].id)
+        return "".join(c for c in "".join(pieces) if c.isalpha())
+
+    def _reads(self, symbol: str) -> bool:
+        """Whether the package has a reading for a symbol, alone or beside a number."""
+        if symbol not in self._read:
+            places = [f"{symbol}5"] if unicodedata.category(symbol) == "Sc" else [symbol, f"5 {symbol} 6"]
+            self._read[symbol] = any(
+                self._sound_of(each) != self._sound_of(each.replace(symbol, "")) for each in places
+            )
+        return self._read[symbol]
 
     def _can_say(self, char: str) -> bool:
         if char.isascii() or unicodedata.category(char)[0] not in "LN":
-            return True  # Punctuation, symbols and emoji with no name are passed over, as a reader would.
+            # Punctuation and pictographs with no reading are passed over, as a reader would; Braille is text.
+            return not unicodedata.name(char, "").startswith("BRAILLE")
         return char in self._alphabet and unicodedata.name(char, "").startswith(_SCRIPTS)
 
     def _spell(self, text: str) -> str:
-        """Bring text to characters that the converter knows: composed, plain digits, no stray accents or controls."""
-        return re.sub(r"\s+", " ", "".join(self._plain(c) for c in unicodedata.normalize("NFC", text))).strip()
+        """Bring text to what the converter knows: composed letters, plain digits, named symbols, no stray accents."""
+        plain = "".join(self._plain(c) for c in unicodedata.normalize("NFC", text))
+        plain = _GREEK_LETTER.sub(lambda found: f" {unicodedata.name(found[0]).split()[3].lower()} ", plain)
+        plain = _SHORT_SCALE.sub(lambda found: f" {_SCALES[found[1]]}", plain)
+        plain = _HALF_CENTS.sub(r"\g<0>0", plain)
+        plain = _TRAILING_CURRENCY.sub(r"\2\1", plain)
+        plain = _LONE_CURRENCY.sub(lambda found: f" {unicodedata.name(found[0]).lower()} ", plain)
+        return re.sub(r"\s+", " ", plain).strip()
 
     def _plain(self, char: str) -> str:
         if char.isascii():
             return char if char.isprintable() else " "
+        if char == "\N{MINUS SIGN}":
+            return "-"
         category = unicodedata.category(char)
-        if char in self._alphabet and not unicodedata.name(char).startswith("SUBSCRIPT"):
+        if char in self._alphabet and char not in _SMALL_DIGITS:
             return char
+        if category in ("Sm", "Sc") and not self._reads(char):
+            return f" {unicodedata.name(char).lower()} "
         if category == "Nd":
             return str(unicodedata.decimal(char))
         if category in ("Mn", "Me", "Cf"):
@@ -155,10 +183,16 @@ def _sounds(pieces: list[str]) -> bool:
     return any(c.isalpha() for phonemes in pieces for c in phonemes)
 
 
-_PLAIN = re.compile(r"[^\W\d_]+|\d")
+_WORDS = re.compile(r"[A-Za-zÀ-ɏͰ-Ͽ]+|[0-9]")
+_TRAILING_CURRENCY = re.compile(r"(?<![\w.,$£€¥])(\d[\d.,]*(?<=\d))\s?([€£$¥])(?!\s?\d)")
+_GREEK_LETTER = re.compile(r"(?<![Ͱ-Ͽ])[ΑΒΓ-ΡΣ-Ωα-ρσ-ω](?![Ͱ-Ͽ])")
+_SCALES = {"bn": "billion", "mn": "million", "tn": "trillion"}
+_SHORT_SCALE = re.compile(r"(?<=\d)\s?(bn|mn|tn)\b")
+_HALF_CENTS = re.compile(r"[$£€]\d+\.\d(?![\d\w])(?!\s?(?:hundred|thousand|[mbtr]+illion)\b)")
+_LONE_CURRENCY = re.compile(r"(?<![\w.,])[$£€¥₹₩¢](?!\s?[\d.])|(?<=\s)[$£€¥₹₩](?=\s[^\d])")
+_SMALL_DIGITS = frozenset("¹₀₁₂₃₄₅₆₇₈₉")  # The converter takes them for numbers and trips; ² and ³ it reads as powers.
 _SCRIPTS = (
     "LATIN",
-    "GREEK",
     "SUPERSCRIPT",
     "VULGAR FRACTION",
     "MICRO SIGN",

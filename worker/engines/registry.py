@@ -22,7 +22,7 @@ class Registry:
         engines: The classes, in order of preference.
 
     Raises:
-        ValueError: Two engines have one name, or embed the same model.
+        ValueError: Two engines have one name or embed the same model, or a model has no voice.
     """
 
     def __init__(self, engines: Iterable[type[Engine]]) -> None:
@@ -32,6 +32,8 @@ class Registry:
             if (other := self.engines.setdefault(engine.name, engine)) is not engine:
                 raise ValueError(f"two engines are named {engine.name!r}: {other!r} and {engine!r}")
             for name, card in engine.embedded().items():
+                if not card.voices:
+                    raise ValueError(f"the engine {engine.name} gives {name!r} no voice")
                 if name in self._embedded:
                     raise ValueError(f"two engines embed {name!r}: {self._embedded[name][0].name} and {engine.name}")
                 self._embedded[name] = (engine, card)

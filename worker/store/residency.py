@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -88,9 +87,8 @@ class Residency:
             )
         return resident
 
-    @asynccontextmanager
-    async def use(self, resident: Resident, may_load: bool) -> AsyncIterator[Model]:
-        """Hold a model in memory while it is used; load it first where that is needed and allowed.
+    async def acquire(self, resident: Resident, may_load: bool) -> Model:
+        """Hold a model in memory until `release`; load it first where that is needed and allowed.
 
         Raises:
             WrongModelState: It is not loaded and may not be.
@@ -100,10 +98,15 @@ class Residency:
             raise WrongModelState(f"the model {resident.name!r} is not loaded", field="model")
         resident.users += 1
         try:
-            yield await self.load(resident)
-        finally:
-            resident.users -= 1
-            self._changes.notify()
+            return await self.load(resident)
+        except BaseException:
+            self.release(resident)
+            raise
+
+    def release(self, resident: Resident) -> None:
+        """Let go of a model that was acquired."""
+        resident.users -= 1
+        self._changes.notify()
 
     async def load(self, resident: Resident) -> Model:
         """Bring a model into memory; of several callers one does it and all wait for it.

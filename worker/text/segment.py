@@ -17,6 +17,10 @@ from sentencex import get_sentence_boundaries
 SHORTEST_CLAUSE = 12
 """A clause under this many characters is not worth a breath of its own."""
 
+SHORTEST_WRAPPED_LINE = 50
+"""A line under this many characters was not broken for want of room."""
+
+_LINE_END = re.compile(r"\s*\n\s*")
 _CLAUSE_END = re.compile(r"[,;:，；：、—–](?=\s)|(?<=\s)[—–]|[，；：、]")
 
 
@@ -25,6 +29,7 @@ class Break(Enum):
 
     WORD = 0.0
     CLAUSE = 0.12
+    LINE = 0.24
     SENTENCE = 0.32
     PARAGRAPH = 0.60
 
@@ -59,7 +64,7 @@ def segment(text: str, language: str, *, first: int, longest: int) -> Iterator[S
         The segments in order; none is empty.
     """
     is_first = True
-    for start, stop, ends_at in _sentences(text, language):
+    for start, stop, ends_at in _lines(text, language):
         while start < stop:
             limit = min(first, longest) if is_first else longest
             cut, kind = stop, ends_at
@@ -71,6 +76,17 @@ def segment(text: str, language: str, *, first: int, longest: int) -> Iterator[S
                 yield Segment(stripped, start + lead, start + lead + len(stripped), kind)
                 is_first = False
             start = cut
+
+
+def _lines(text: str, language: str) -> Iterator[tuple[int, int, Break]]:
+    """Yield the sentences, cut where a line was ended on purpose: in a poem or a list, but not in wrapped prose."""
+    for start, stop, ends_at in _sentences(text, language):
+        for end in _LINE_END.finditer(text, start, stop):
+            line_start = text.rfind("\n", 0, end.start()) + 1
+            if end.start() - line_start < SHORTEST_WRAPPED_LINE and text[end.end() : stop].strip():
+                yield start, end.end(), Break.LINE
+                start = end.end()
+        yield start, stop, ends_at
 
 
 def _sentences(text: str, language: str) -> Iterator[tuple[int, int, Break]]:
@@ -90,7 +106,7 @@ def _cut(text: str, start: int, stop: int, limit: int, longest: int) -> tuple[in
     """Find where to cut a sentence that is longer than `limit`; None to leave it whole."""
     clauses = [
         match.end()
-        for match in _CLAUSE_END.finditer(text, start + SHORTEST_CLAUSE, stop)
+        for match in _CLAUSE_END.finditer(text, start + SHORTEST_CLAUSE, min(stop, start + longest + 1))
         if stop - match.end() >= SHORTEST_CLAUSE
     ]
     if within := [end for end in clauses if end - start <= limit]:

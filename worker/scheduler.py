@@ -22,6 +22,10 @@ from worker.changes import Changes
 from worker.errors import Draining, EngineFailure, Overloaded, WorkerError
 from worker.synthesis import Block
 
+HEAD_START_S = 0.004
+"""The most that the device waits for the first audio to be sent before it goes on. Otherwise the Python parts of the
+next step hold the interpreter's lock against the event loop, and the listener waits 2 ms longer."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -54,13 +58,19 @@ class Row:
         self._made = 0  # Samples; written by the device thread alone.
         self._taken = 0  # Samples; written by the event loop alone.
         self._cancelled = False
+        self._first_audio_sent = threading.Event()
         self._results: asyncio.Queue[Block | WorkerError | None] = asyncio.Queue()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._first_audio_sent.set()
         self._scheduler.cancel(self)
+
+    def first_audio_sent(self) -> None:
+        """Tell the device that the first audio is on the wire."""
+        self._first_audio_sent.set()
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         while (result := await self._results.get()) is not None:
@@ -98,10 +108,14 @@ class Row:
             result = EngineFailure(f"the engine failed: {type(error).__name__}: {error}")
         now = time.monotonic()
         self.busy_s += now - started
+        is_first_audio = False
         if isinstance(result, Block) and len(result.samples):
+            is_first_audio = not self._made
             self._first_block_at = self._first_block_at or now
             self._made += len(result.samples)
         self._loop.call_soon_threadsafe(self._results.put_nowait, result)
+        if is_first_audio:
+            self._first_audio_sent.wait(HEAD_START_S)
         return isinstance(result, Block)
 
 

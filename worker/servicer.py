@@ -94,6 +94,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                                 header.load_time.CopyFrom(duration(loaded_at - arrived_at))
                                 message.header.CopyFrom(header)
                             await context.write(message)
+                            row.first_audio_sent()
                     summary = speech_pb2.StreamSummary(
                         total_samples=writer.total_samples,
                         time_to_first_audio=duration(first_audio_s),

@@ -163,7 +163,7 @@ def commit() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
-    parser.add_argument("--rounds", type=int, default=25, help="rounds of one utterance each way")
+    parser.add_argument("--rounds", type=int, default=50, help="rounds of one utterance each way")
     parser.add_argument("--check", action="store_true", help="fail if the HTTP path is slower than it may be")
     arguments = parser.parse_args()
     runs = one_stream(arguments.rounds)

@@ -77,6 +77,12 @@ def test_chinese_sentences_are_cut_too():
     assert texts("今天下雨。我们不出门。", language="zh") == ["今天下雨。", "我们不出门。"]
 
 
+def test_long_rows_of_one_thing_take_no_time():
+    """Linear in the length: at quadratic cost this would run for minutes."""
+    for row in (" " * 200_000, "\n" * 200_000, " \n" * 100_000, ", " * 100_000, "a\n" * 20_000):
+        cut(f"a{row}b")
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n\n \t"])
 def test_nothing_gives_nothing(text):
     assert cut(text) == []

@@ -20,6 +20,7 @@ import structlog
 from worker.audio import trim_silence
 from worker.engines.base import Card, Engine, Model, Samples, SegmentLimits, Settings, Voice
 from worker.errors import UnspeakableText
+from worker.text.english import respell
 
 MODEL = "maureesewilliams/hibari"
 SAMPLE_RATE_HZ = 24_000
@@ -150,23 +151,17 @@ class HibariModel(Model):
 
     def _spell(self, text: str) -> str:
         """Bring text to what the converter knows: composed letters, plain digits, named symbols, no stray accents."""
-        plain = "".join(self._plain(c) for c in unicodedata.normalize("NFC", text))
-        plain = _GREEK_LETTER.sub(lambda found: f" {unicodedata.name(found[0]).split()[3].lower()} ", plain)
-        plain = _SHORT_SCALE.sub(lambda found: f" {_SCALES[found[1]]}", plain)
-        plain = _HALF_CENTS.sub(r"\g<0>0", plain)
-        plain = _TRAILING_CURRENCY.sub(r"\2\1", plain)
-        plain = _LONE_CURRENCY.sub(lambda found: f" {unicodedata.name(found[0]).lower()} ", plain)
+        composed = unicodedata.normalize("NFC", text)
+        plain = respell(composed.translate({ord(char): self._plain(char) for char in set(composed)}))
         return re.sub(r"\s+", " ", plain).strip()
 
     def _plain(self, char: str) -> str:
         if char.isascii():
             return char if char.isprintable() else " "
-        if char == "\N{MINUS SIGN}":
-            return "-"
         category = unicodedata.category(char)
         if char in self._alphabet and char not in _SMALL_DIGITS:
             return char
-        if category in ("Sm", "Sc") and not self._reads(char):
+        if category in ("Sm", "Sc") and char != "\N{MINUS SIGN}" and not self._reads(char):
             return f" {unicodedata.name(char).lower()} "
         if category == "Nd":
             return str(unicodedata.decimal(char))
@@ -184,12 +179,6 @@ def _sounds(pieces: list[str]) -> bool:
 
 
 _WORDS = re.compile(r"[A-Za-zÀ-ɏͰ-Ͽ]+|[0-9]")
-_TRAILING_CURRENCY = re.compile(r"(?<![\w.,$£€¥])(\d[\d.,]*(?<=\d))\s?([€£$¥])(?!\s?\d)")
-_GREEK_LETTER = re.compile(r"(?<![Ͱ-Ͽ])[ΑΒΓ-ΡΣ-Ωα-ρσ-ω](?![Ͱ-Ͽ])")
-_SCALES = {"bn": "billion", "mn": "million", "tn": "trillion"}
-_SHORT_SCALE = re.compile(r"(?<=\d)\s?(bn|mn|tn)\b")
-_HALF_CENTS = re.compile(r"[$£€]\d+\.\d(?![\d\w])(?!\s?(?:hundred|thousand|[mbtr]+illion)\b)")
-_LONE_CURRENCY = re.compile(r"(?<![\w.,])[$£€¥₹₩¢](?!\s?[\d.])|(?<=\s)[$£€¥₹₩](?=\s[^\d])")
 _SMALL_DIGITS = frozenset("¹₀₁₂₃₄₅₆₇₈₉")  # The converter takes them for numbers and trips; ² and ³ it reads as powers.
 _SCRIPTS = (
     "LATIN",

@@ -20,7 +20,7 @@ SHORTEST_CLAUSE = 12
 SHORTEST_WRAPPED_LINE = 50
 """A line under this many characters was not broken for want of room."""
 
-_LINE_END = re.compile(r"\s*\n\s*")
+_LINE_END = re.compile(r"\n\s*")
 _CLAUSE_END = re.compile(r"[,;:，；：、—–](?=\s)|(?<=\s)[—–]|[，；：、]")
 
 
@@ -83,7 +83,7 @@ def _lines(text: str, language: str) -> Iterator[tuple[int, int, Break]]:
     for start, stop, ends_at in _sentences(text, language):
         for end in _LINE_END.finditer(text, start, stop):
             line_start = text.rfind("\n", 0, end.start()) + 1
-            if end.start() - line_start < SHORTEST_WRAPPED_LINE and text[end.end() : stop].strip():
+            if end.start() - line_start < SHORTEST_WRAPPED_LINE and end.end() < stop:
                 yield start, end.end(), Break.LINE
                 start = end.end()
         yield start, stop, ends_at

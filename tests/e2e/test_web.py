@@ -83,13 +83,15 @@ def test_stop_ends_the_work(page, stack):
     assert not (stack.signals / "page-stopped").exists()
 
 
-def test_a_refusal_and_a_cut_are_said_in_words(page):
+def test_a_refusal_and_a_cut_are_said_in_words(page, stack):
     choose(page, HIBARI)
     speak(page, "你好")
     page.wait_for_selector("#status[data-state=failed]")
     assert "cannot say '你'" in page.inner_text("#status")
     choose(page, TONE)
-    speak(page, "one two <fail>")
+    speak(page, "one two <hold=page-cut> <fail>")
+    page.wait_for_selector("#status[data-state=playing]")
+    (stack.signals / "page-cut").touch()
     page.wait_for_selector("#status[data-state=failed]:has-text('cut off')")
 
 

@@ -35,6 +35,7 @@ async function speak() {
   speaking = mine;
   performance.clearMarks();
   const clicked = performance.now();
+  let begun = false;
   show("waiting", "Waiting for the first audio …");
   try {
     await mine.player.start();
@@ -52,6 +53,7 @@ async function speak() {
       signal: mine.abort.signal,
     });
     if (!answer.ok) throw new Error((await answer.json()).error.message);
+    begun = true;
     const reader = answer.body.getReader();
     let firstMs = null;
     for (;;) {
@@ -72,8 +74,7 @@ async function speak() {
     }
   } catch (error) {
     if (speaking === mine && error.name !== "AbortError") {
-      const heard = mine.player.numSamples ? " The speech was cut off." : "";
-      show("failed", `${error.message}${heard}`);
+      show("failed", `${error.message}${begun ? " The speech was cut off." : ""}`);
     }
   } finally {
     if (speaking === mine) speaking = null;

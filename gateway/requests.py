@@ -91,9 +91,10 @@ async def until_gone(request: Request, work: Awaitable[T]) -> T:
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
+        # This first: the message that says so comes once, and whoever awaits the next thing would not get it again.
+        if gone.done():
+            raise ClientGone
+        return task.result()
     finally:
         for each in (task, gone):
             each.cancel()

@@ -1,6 +1,7 @@
 """`python -m deploy.local`, what `make run` starts."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -35,8 +36,14 @@ class Local:
         return f"http://127.0.0.1:{self.environment['SONORANT_PORT']}"
 
     def children(self) -> dict[str, psutil.Process]:
-        children = psutil.Process(self.popen.pid).children()
-        return {child.cmdline()[2]: child for child in children if child.status() != psutil.STATUS_ZOMBIE}
+        """The processes by their module, without those that are just beginning or ending."""
+        found = {}
+        for child in psutil.Process(self.popen.pid).children():
+            with contextlib.suppress(psutil.Error):
+                command = child.cmdline()
+                if command[1:2] == ["-m"]:
+                    found[command[2]] = child
+        return found
 
     def speaks(self) -> bool:
         try:

@@ -83,7 +83,7 @@ class WorkerLink:
 
     async def watch(self) -> None:
         """Keep `status` true, through every loss of the worker, until cancelled."""
-        was_reached = False
+        was_reached, complained_of = False, None
         while True:
             if not was_reached:
                 complaint = asyncio.get_running_loop().call_later(
@@ -97,8 +97,11 @@ class WorkerLink:
                     self.status, was_reached = status, True
                     complaint.cancel()
             except grpc.aio.AioRpcError as error:
-                name = self.status.worker_id if self.status else "?"
-                log.warning("worker down", worker=name, address=self.address, why=error.details())
+                why = error.details()
+                if self.status or why != complained_of:  # What keeps failing alike is said once.
+                    name = self.status.worker_id if self.status else "?"
+                    log.warning("worker down", worker=name, address=self.address, why=why)
+                complained_of = why
             self.status = None
             complaint.cancel()
             await asyncio.sleep(PAUSE_S)

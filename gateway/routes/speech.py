@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.audio.encode import ENCODERS, Encoder
@@ -60,39 +60,39 @@ async def speech(request: Request) -> Response:
         if asked.stream is False or request.scope["http_version"] != "1.1":
             return await _whole(request, spoken, form, headers)
         encoder = ENCODERS[form](header.format.sample_rate_hz)
-        return SpeechResponse(request, spoken, encoder, headers)
+        return SpeechResponse(request, spoken, _encoded(spoken, encoder), encoder, headers)
     except BaseException:
         spoken.cancel()
         raise
 
 
 class SpeechResponse(Response):
-    """Streams speech, and ends the worker's part of it however the response ends, also if it never begins.
+    """Sends speech, and ends the worker's part of it however the response ends, also if it never begins.
 
     Args:
         request: Whose answer this is.
         spoken: An open utterance.
-        encoder: Of its format and rate.
+        audio: The body, in pieces as they come.
+        encoder: What makes it.
         headers: More headers.
     """
 
-    def __init__(self, request: Request, spoken: Speech, encoder: Encoder, headers: dict[str, str]) -> None:
+    def __init__(
+        self, request: Request, spoken: Speech, audio: AsyncIterator[bytes], encoder: Encoder, headers: dict[str, str]
+    ) -> None:
         self._request = request
         self._spoken = spoken
-        self._encoder = encoder
+        self._audio = audio
         self._all_sent = False
         self.status_code = 200
         self.media_type = encoder.media_type
         self.background = None
-        self.body = b""
         self.init_headers({**headers, "x-sonorant-sample-rate": str(encoder.sample_rate_hz)})
-        # The length is not known; Response has put a 0 there.
-        del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fields = self._request.state.log
         try:
-            await until_gone(self._request, self._stream(send))
+            await until_gone(self._request, self._send_all(send))
             fields["outcome"] = "ok"
         except ClientGone:
             # Hypercorn also says "gone" when the last byte has been handed over.
@@ -104,15 +104,20 @@ class SpeechResponse(Response):
             self._spoken.cancel()
             fields.update(_figures(self._spoken))
 
-    async def _stream(self, send: Send) -> None:
+    async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for pcm in self._spoken:
-            if audio := self._encoder.feed(pcm):
+        async for audio in self._audio:
+            if audio:
                 await send({"type": "http.response.body", "body": audio, "more_body": True})
                 _note_first_audio(self._request)
-        tail = self._encoder.flush()
         self._all_sent = True
-        await send({"type": "http.response.body", "body": tail, "more_body": False})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _encoded(spoken: Speech, encoder: Encoder) -> AsyncIterator[bytes]:
+    async for pcm in spoken:
+        yield encoder.feed(pcm)
+    yield encoder.flush()
 
 
 async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str, str]) -> Response:
@@ -129,15 +134,13 @@ async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str,
     encoder = ENCODERS[form](spoken.header.format.sample_rate_hz, spoken.num_samples)
     # Kept in pieces: a long text is hundreds of megabytes, which need not be copied once more.
     pieces = [*map(encoder.feed, chunks), encoder.flush()]
-    headers["x-sonorant-sample-rate"] = str(encoder.sample_rate_hz)
     headers["content-length"] = str(sum(map(len, pieces)))
 
     async def body() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
-            _note_first_audio(request)
 
-    return StreamingResponse(body(), headers=headers, media_type=encoder.media_type)
+    return SpeechResponse(request, spoken, body(), encoder, headers)
 
 
 def _note_first_audio(request: Request) -> None:

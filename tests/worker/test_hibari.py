@@ -13,7 +13,7 @@ from worker.synthesis import synthesize
 
 @pytest.fixture(scope="module")
 def model() -> HibariModel:
-    return HibariEngine.load(MODEL, "cpu")
+    return HibariEngine.load_embedded(MODEL, "cpu")
 
 
 def speak(model: HibariModel, text: str, speed: float = 1.0, seed: int = 0) -> np.ndarray:

@@ -51,7 +51,7 @@ class Segment:
     ends_at: Break
 
 
-def segment(text: str, language: str, *, first: int, longest: int) -> Iterator[Segment]:
+def segment(text: str, language: str, *, first: int, longest: int, joins: bool = False) -> Iterator[Segment]:
     """Cut text into segments; together they hold every character but the white space between them.
 
     Args:
@@ -59,12 +59,14 @@ def segment(text: str, language: str, *, first: int, longest: int) -> Iterator[S
         language: BCP 47 tag of the voice; sets the rules for the end of a sentence.
         first: A first segment longer than this is cut at a clause, if it has one.
         longest: The most characters of any segment.
+        joins: Whether sentences stay together as long as they fit.
 
     Yields:
         The segments in order; none is empty.
     """
     is_first = True
-    for start, stop, ends_at in _lines(text, language):
+    lines = _lines(text, language)
+    for start, stop, ends_at in _joined(lines, longest) if joins else lines:
         while start < stop:
             limit = min(first, longest) if is_first else longest
             cut, kind = stop, ends_at
@@ -76,6 +78,20 @@ def segment(text: str, language: str, *, first: int, longest: int) -> Iterator[S
                 yield Segment(stripped, start + lead, start + lead + len(stripped), kind)
                 is_first = False
             start = cut
+
+
+def _joined(lines: Iterator[tuple[int, int, Break]], longest: int) -> Iterator[tuple[int, int, Break]]:
+    """Put neighbours together as long as they fit."""
+    joined: tuple[int, int, Break] | None = None
+    for start, stop, ends_at in lines:
+        if joined and stop - joined[0] <= longest:
+            joined = (joined[0], stop, ends_at)
+            continue
+        if joined:
+            yield joined
+        joined = (start, stop, ends_at)
+    if joined:
+        yield joined
 
 
 def _lines(text: str, language: str) -> Iterator[tuple[int, int, Break]]:

@@ -1,15 +1,17 @@
 # The targets are the interface: people and CI call the same ones. `make help` lists them.
 #
-#   EXTRAS   what `make run` installs beside gateway and worker; `make run EXTRAS=` leaves torch out
+#   EXTRAS   what `make run` installs beside gateway and worker; `make run EXTRAS=` leaves torch out, and with it all
+#            models but the embedded one and Piper's
 #   HOST, PORT, GRPC_PORT   where the gateway and the first worker listen; SONORANT_* variables pass through
 #   TORCH_INDEX   package index to take torch from, for a build other than the default one
 #   PYTHON   interpreter that makes the virtual environment
 
 PYTHON ?= python3
-EXTRAS ?= torch
+EXTRAS ?= torch kokoro
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := 26.3
+KOKORO := 0.9.4
 
 comma := ,
 empty :=
@@ -61,7 +63,7 @@ fmt: $(call installed,$(RUN) dev)  ## Format the code and mend what can be mende
 lock:  ## Resolve every dependency anew and pin it in constraints.txt
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
-	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,protos,dev,browser]"
+	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,kokoro,protos,dev,browser]"
 	$(VENV)-lock/bin/python -m pip freeze --exclude sonorant | sed 's/+cpu$$//' >constraints.txt
 	rm -rf $(VENV)-lock
 
@@ -87,4 +89,9 @@ $(BIN)/python:
 
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(subst -,$(comma),$*)]"
+ifneq ($(filter kokoro,$(EXTRAS)),)
+	@# Its dependencies include GPL packages that are not used here; what is used, the extra brings.
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps kokoro==$(KOKORO) || \
+	  echo "sonorant: Kokoro is left out: its package needs Python 3.10 to 3.12" >&2
+endif
 	@touch $@

@@ -16,9 +16,10 @@ from starlette.routing import Route
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
 from gateway.fleet.link import Fleet
+from gateway.hub import HubList
 from gateway.requests import RequestLog
 from gateway.routes.health import healthz, readyz
-from gateway.routes.models import catalogue_models, get_model, list_models
+from gateway.routes.models import catalogue_models, get_model, list_models, load_model, unload_model
 from gateway.routes.speech import speech
 from gateway.routes.voices import list_voices
 from gateway.routes.web import assets, page
@@ -31,6 +32,8 @@ ROUTES = [
     Route("/v1/models/", list_models),
     Route("/v1/models/{name:path}", get_model),
     Route("/api/models", catalogue_models),
+    Route("/api/models/{name:path}/load", load_model, methods=["POST"]),
+    Route("/api/models/{name:path}/unload", unload_model, methods=["POST"]),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
     Route("/", page),
@@ -38,7 +41,7 @@ ROUTES = [
 ]
 
 EXPOSED_HEADERS = (
-    *("retry-after", "x-request-id", "x-sonorant-ignored", "x-sonorant-model"),
+    *("retry-after", "x-request-id", "x-sonorant-finish", "x-sonorant-ignored", "x-sonorant-model"),
     *("x-sonorant-sample-rate", "x-sonorant-voice", "x-sonorant-worker"),
 )
 
@@ -50,11 +53,13 @@ def create_app(settings: Settings) -> Starlette:
         settings: How it is to behave.
     """
     fleet = Fleet(settings.workers)
+    hub = HubList(settings.cache_dir, settings.catalogue_ttl_s)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await fleet.start()
         yield
+        await hub.stop()
         await fleet.stop()
 
     app = Starlette(
@@ -81,7 +86,7 @@ def create_app(settings: Settings) -> Starlette:
     )
     app.state.settings = settings
     app.state.fleet = fleet
-    app.state.catalogue = Catalogue(fleet, settings.default_model)
+    app.state.catalogue = Catalogue(fleet, hub, settings.default_model)
     app.state.started_at = int(time.time())
     app.state.draining = False
     return app

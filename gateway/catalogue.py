@@ -1,13 +1,15 @@
-"""What can be spoken with: the workers' models and voices, and OpenAI's names for them."""
+"""What can be spoken with: the workers' models and voices, the Hub's, and OpenAI's names for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import ApiError
 from gateway.fleet.link import Fleet
+from gateway.hub import TASK, HubList, Listed
 from protos.tts.v1 import models_pb2
 
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -19,46 +21,53 @@ OPENAI_VOICES = (
 )
 """Voice names that OpenAI's clients send; each stands for a voice of the model, the same one every time."""
 
-_STATES = {
-    models_pb2.MODEL_STATE_AVAILABLE: "available",
+STATES = {
+    models_pb2.MODEL_STATE_AVAILABLE: "cached",
+    models_pb2.MODEL_STATE_DOWNLOADING: "downloading",
     models_pb2.MODEL_STATE_LOADING: "loading",
     models_pb2.MODEL_STATE_READY: "ready",
     models_pb2.MODEL_STATE_FAILED: "failed",
 }
+"""What the API calls the states of a model on a worker; where a worker does not have it, it is `absent`."""
 
 
 @dataclass
 class Entry:
-    """A model, over all workers.
+    """A model that some worker has.
 
     Attributes:
-        model: As one of the workers has it.
-        states: State by worker id.
+        model: As the worker has it that knows most of it.
+        workers: How it stands on each worker that has it, by worker id.
     """
 
     model: models_pb2.Model
-    states: dict[str, str] = field(default_factory=dict)
+    workers: dict[str, models_pb2.Model] = field(default_factory=dict)
 
 
 class Catalogue:
-    """Models and voices of a fleet.
+    """Models and voices of a fleet and of the Hub.
 
     Args:
         fleet: The workers.
+        hub: The Hub's list.
         default_model: Model of requests that name none, and of OpenAI's names.
     """
 
-    def __init__(self, fleet: Fleet, default_model: str) -> None:
+    def __init__(self, fleet: Fleet, hub: HubList, default_model: str) -> None:
         self._fleet = fleet
+        self._hub = hub
         self._default_model = default_model
 
     def __iter__(self) -> Iterator[Entry]:
+        """The models that some worker has embedded, on disk or in memory, by name."""
         entries: dict[str, Entry] = {}
         for link in self._fleet:
             for model in link.models:
                 entry = entries.setdefault(model.name, Entry(model))
+                if model.voices and not entry.model.voices:
+                    entry.model = model
                 assert link.status
-                entry.states[link.status.worker_id] = _STATES.get(model.state, "unknown")
+                entry.workers[link.status.worker_id] = model
         return iter(sorted(entries.values(), key=lambda entry: entry.model.name))
 
     def model_name(self, name: str | None) -> str:
@@ -66,7 +75,7 @@ class Catalogue:
         return self._default_model if not name or name in OPENAI_MODELS else name
 
     def model(self, name: str | None) -> Entry:
-        """Look a model up by what a request calls it.
+        """Look up a model that some worker has, by what a request calls it.
 
         Raises:
             ApiError: No worker has it, or no worker can be reached.
@@ -80,47 +89,112 @@ class Catalogue:
         there = ", ".join(entry.model.name for entry in self) or "none"
         raise ApiError("MODEL_NOT_FOUND", f"`model` is {wanted!r}; the workers have {there}", param="model")
 
-    def voice_name(self, entry: Entry, name: str) -> str:
-        """Resolve what a request calls a voice.
+    @staticmethod
+    def voice_place(name: str) -> int | None:
+        """Place of the voice that an OpenAI name stands for; None for any other name.
 
-        The model's own voices come first, so a model whose voice is named `fable` speaks with that one. An OpenAI
+        A model's own voices come first, so a model whose voice is named `fable` speaks with that one. Else an OpenAI
         name stands for the voice at its place in the list, counted round and round, so distinct names are distinct
         voices wherever the model has enough of them.
-
-        Args:
-            entry: The model.
-            name: The request's `voice`; empty for the model's default.
-
-        Raises:
-            ApiError: The model has no such voice.
         """
-        voices = [voice.id for voice in entry.model.voices]
-        if not name or name in voices:
-            return name
-        if name in OPENAI_VOICES:
-            return voices[OPENAI_VOICES.index(name) % len(voices)]
-        raise ApiError(
-            "VOICE_NOT_FOUND",
-            f"`voice` is {name!r}; {entry.model.name!r} has {', '.join(voices)}, and takes OpenAI's names "
-            f"{', '.join(OPENAI_VOICES)}",
-            param="voice",
-        )
+        return OPENAI_VOICES.index(name) if name in OPENAI_VOICES else None
 
     def voices(self, name: str | None = None) -> list[dict[str, Any]]:
-        """List voices as JSON: of one model, or of all.
+        """List voices as JSON: of one model, or of all that have been loaded once.
 
         Raises:
             ApiError: The model is not there.
         """
         entries = [self.model(name)] if name else list(self)
-        return [
-            {
-                "id": voice.id,
-                "name": voice.name,
-                "language": voice.language,
-                "gender": voice.gender or None,
-                "model": entry.model.name,
-            }
-            for entry in entries
-            for voice in entry.model.voices
+        return [{**voice, "model": entry.model.name} for entry in entries for voice in _voices(entry.model)]
+
+    async def listing(self, search: str, limit: int) -> dict[str, Any]:
+        """List the Hub's models with what the workers know of them, as JSON.
+
+        Models that a worker has and the Hub's list does not name are listed apart, as `local`. Where there is no list
+        of the Hub, they are the list.
+
+        Args:
+            search: Part of the ids.
+            limit: Most models of the Hub.
+        """
+        listed, is_stale = await self._hub.get(search, limit)
+        verdicts = await self._verdicts(listed)
+        local = {entry.model.name: entry for entry in self}
+        models = [self._describe(each, local.get(each.facts["id"]), verdicts.get(each.facts["id"])) for each in listed]
+        named = {model["id"] for model in models}
+        others = [
+            self._describe(None, entry, None)
+            for entry in local.values()
+            if entry.model.name not in named and search.lower() in entry.model.name.lower()
         ]
+        if not listed:
+            models, others = others, []
+        return {"count": len(models), "models": models, "local": others, "stale": is_stale}
+
+    async def _verdicts(self, listed: Sequence[Listed]) -> dict[str, models_pb2.Verdict]:
+        """Ask the workers which models they can serve; one that can is enough."""
+        asked = [
+            models_pb2.HubModel(
+                name=each.facts["id"],
+                library=each.facts["library_name"] or "",
+                tags=each.facts["tags"],
+                model_type=each.model_type,
+                architectures=each.architectures,
+                files=list(each.sizes),
+            )
+            for each in listed
+        ]
+        up = [link for link in self._fleet if link.is_up]
+        answers = await asyncio.gather(*(link.resolve(asked) for link in up), return_exceptions=True)
+        verdicts: dict[str, models_pb2.Verdict] = {}
+        for answer in answers:
+            for verdict in () if isinstance(answer, BaseException) else answer:
+                if not verdicts.get(verdict.name, verdict).engine or verdict.name not in verdicts:
+                    verdicts[verdict.name] = verdict
+        return verdicts
+
+    def _describe(
+        self, listed: Listed | None, entry: Entry | None, verdict: models_pb2.Verdict | None
+    ) -> dict[str, Any]:
+        model = entry.model if entry else models_pb2.Model()
+        engine = model.engine or (verdict.engine if verdict else "")
+        reason = "" if engine else verdict.reason if verdict else "no worker can be reached"
+        facts = listed.facts if listed else {"id": model.name, "pipeline_tag": TASK}
+        return {
+            **facts,
+            "servable": bool(engine),
+            "engine": engine or None,
+            "reason": reason or None,
+            "download_bytes": listed.download_size(verdict.files) if listed and verdict and verdict.files else None,
+            "revision": model.revision or None,
+            "workers": {
+                link.status.worker_id: _standing(entry.workers.get(link.status.worker_id) if entry else None)
+                for link in self._fleet
+                if link.status
+            },
+            "sample_rate_hz": model.native_format.sample_rate_hz or None,
+            "speeds": [round(model.min_speed, 3), round(model.max_speed, 3)] if model.max_speed else None,
+            "voices": _voices(model),
+        }
+
+
+def _standing(model: models_pb2.Model | None) -> dict[str, Any]:
+    """How a model stands on a worker, as JSON."""
+    if not model:
+        return {"state": "absent"}
+    standing: dict[str, Any] = {"state": STATES.get(model.state, "unknown"), "active": model.active}
+    if model.state == models_pb2.MODEL_STATE_DOWNLOADING:
+        standing |= {"downloaded_bytes": model.downloaded_bytes, "download_bytes": model.download_bytes}
+    if model.memory_bytes:
+        standing["memory_bytes"] = model.memory_bytes
+    if model.reason:
+        standing["reason"] = model.reason
+    return standing
+
+
+def _voices(model: models_pb2.Model) -> list[dict[str, Any]]:
+    return [
+        {"id": voice.id, "name": voice.name, "language": voice.language, "gender": voice.gender or None}
+        for voice in model.voices
+    ]

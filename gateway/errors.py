@@ -37,14 +37,22 @@ TABLE: Final[dict[str, Form]] = {
     "UNSPEAKABLE_TEXT": Form("INVALID_ARGUMENT", 400, INVALID, "unspeakable_text"),
     "UNSUPPORTED_OPTION": Form("INVALID_ARGUMENT", 400, INVALID, "unsupported_value"),
     "MODEL_NOT_FOUND": Form("NOT_FOUND", 404, INVALID, "model_not_found"),
+    "UNSUPPORTED_MODEL": Form("UNIMPLEMENTED", 400, INVALID, "unsupported_model"),
+    "MODEL_FORBIDDEN": Form("PERMISSION_DENIED", 403, "permission_error", "model_forbidden"),
     "VOICE_NOT_FOUND": Form("NOT_FOUND", 404, INVALID, "voice_not_found"),
     "MODEL_STATE": Form("FAILED_PRECONDITION", 409, INVALID, "model_state"),
+    "MODEL_LOADING": Form("UNAVAILABLE", 503, SERVER, "model_loading"),
+    "HUB_UNAVAILABLE": Form("UNAVAILABLE", 503, SERVER, "hub_unavailable"),
+    "DISK_FULL": Form("RESOURCE_EXHAUSTED", 507, SERVER, "disk_full"),
+    "OUT_OF_MEMORY": Form("RESOURCE_EXHAUSTED", 503, SERVER, "out_of_memory"),
     "OVERLOADED": Form("RESOURCE_EXHAUSTED", 503, SERVER, "overloaded"),
     "DRAINING": Form("UNAVAILABLE", 503, SERVER, "draining"),
     "FIRST_AUDIO_TIMEOUT": Form("DEADLINE_EXCEEDED", 504, SERVER, "timeout"),
     "ENGINE_FAILURE": Form("INTERNAL", 500, SERVER, "engine_failure"),
+    "LOAD_FAILURE": Form("INTERNAL", 502, SERVER, "load_failure"),
     # ---- the gateway's own
     "NO_WORKER": Form(None, 503, SERVER, "no_worker"),
+    "FOREIGN_ORIGIN": Form(None, 403, "permission_error", "foreign_origin"),
     "NOT_FOUND": Form(None, 404, INVALID, "not_found"),
     "METHOD_NOT_ALLOWED": Form(None, 405, INVALID, "method_not_allowed"),
     "BODY_TOO_LARGE": Form(None, 413, INVALID, "body_too_large"),
@@ -77,19 +85,24 @@ class ApiError(Exception):
         """Its row of the table."""
         return TABLE[self.reason]
 
-    def response(self) -> Response:
+    def body(self) -> dict[str, dict[str, str | None]]:
         """Write it as OpenAI's error object."""
-        error = {
-            "message": self.message,
-            "type": self.form.type,
-            "param": self.param,
-            "code": self.form.code,
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.form.type,
+                "param": self.param,
+                "code": self.form.code,
+            }
         }
+
+    def response(self) -> Response:
+        """Answer with it."""
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         # A message may quote what the client sent, also half a surrogate pair; as an escape that is still JSON.
-        body = json.dumps({"error": error}, ensure_ascii=False).encode(errors="backslashreplace")
+        body = json.dumps(self.body(), ensure_ascii=False).encode(errors="backslashreplace")
         return Response(body, self.form.status, headers, media_type="application/json")
 
 

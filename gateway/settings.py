@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -28,6 +29,10 @@ class Settings(BaseSettings):
     )
     default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
     default_format: Literal["wav", "pcm"] = Field("wav", description="Format of requests that name none.")
+    catalogue_ttl_s: float = Field(
+        1800.0, ge=0, description="How long, in seconds, the hub's list of models counts as fresh."
+    )
+    cache_dir: Path = Field(Path("~/.cache/sonorant"), description="Where the last good list of the hub is kept.")
     max_input_chars: int = Field(32_768, ge=1, le=1_000_000, description="Most characters of `input`.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Origins whose pages may call the API, separated by commas; `*` for any; none if empty."

@@ -43,8 +43,8 @@ def free_port() -> int:
 
 def clean_environment(**more: str) -> dict[str, str]:
     """This environment without what would leak into the processes under test."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SONORANT_", "MAKE"))}
-    return {**kept, **more}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SONORANT_", "MAKE", "HF_"))}
+    return {**kept, "HF_HUB_OFFLINE": "1", **more}
 
 
 class Process:
@@ -88,6 +88,8 @@ class Worker(Process):
             "SONORANT_WORKER_ID": name,
             "SONORANT_TONE_DIR": str(self.signals),
             "SONORANT_DEVICE": "cpu",
+            "SONORANT_CACHE_DIR": str(folder / "cache"),
+            "HF_HUB_CACHE": str(folder / "hub-cache"),
         }
         super().__init__(folder / f"{name}.log", "-m", "worker", **{**defaults, **settings})
 
@@ -141,6 +143,7 @@ class Gateway(Process):
             "SONORANT_WORKERS": ",".join(worker.address for worker in workers),
             "SONORANT_LOG_FORMAT": "json",
             "SONORANT_DEFAULT_MODEL": TONE,
+            "SONORANT_CACHE_DIR": str(folder / "cache"),
         }
         super().__init__(folder / "gateway.log", "-m", "gateway", **{**defaults, **settings})
 

@@ -11,6 +11,7 @@ try:
     import uvloop
     from pydantic import ValidationError
 
+    from worker.device import keep_one_heap
     from worker.server import serve
     from worker.settings import Settings, WrongSetting
 except ImportError as error:
@@ -35,6 +36,7 @@ def main() -> int:
             print(f"{name}={wrong['input']}: {wrong['msg']}", file=sys.stderr)
         return WRONG_SETTING
     configure_logs(settings)
+    keep_one_heap()
     try:
         uvloop.run(serve(settings))
     except WrongSetting as error:

@@ -9,31 +9,95 @@ SILENCE = 10 ** (-46 / 20)
 """Amplitude under which a stretch counts as silence: -46 dB full scale."""
 
 
-def trim_silence(
-    samples: npt.NDArray[np.float32], sample_rate_hz: int, *, keep_before_s: float = 0.02, keep_after_s: float = 0.06
-) -> npt.NDArray[np.float32]:
-    """Cut the silence at both ends, but for a margin that protects soft onsets and decays.
+class Trimmer:
+    """Cuts the silence at both ends of a segment while it is being made, but for a margin at either.
+
+    The margins protect soft onsets and decays; the ends are faded over 5 ms. What comes out does not depend on how the
+    samples were cut when they came in.
 
     Args:
-        samples: float32 [S] in [-1, 1].
-        sample_rate_hz: Their rate.
+        sample_rate_hz: Rate of the samples.
         keep_before_s: Margin kept before the first sound, in seconds.
         keep_after_s: Margin kept after the last one.
+    """
+
+    def __init__(self, sample_rate_hz: int, *, keep_before_s: float = 0.02, keep_after_s: float = 0.06) -> None:
+        self._before = int(keep_before_s * sample_rate_hz)
+        self._after = int(keep_after_s * sample_rate_hz)
+        self._fade = int(0.005 * sample_rate_hz)
+        self._held = np.zeros(0, np.float32)
+        self._sure = 0  # How many of the held samples are speech or its margin.
+        self._has_sounded = False
+        self._has_given = False
+
+    def feed(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Take the next samples and give those that are sure to be kept.
+
+        Args:
+            samples: float32 [S]; what exceeds [-1, 1] is clipped.
+
+        Returns:
+            float32 [T] in [-1, 1].
+
+        Raises:
+            ValueError: Some sample is not finite; it would pass for silence here.
+        """
+        if not np.isfinite(samples).all():
+            raise ValueError("some samples are not finite")
+        offset = len(self._held)
+        self._held = np.concatenate([self._held, np.clip(samples, -1.0, 1.0)])
+        loud = np.flatnonzero(np.abs(self._held[offset:]) > SILENCE)
+        if loud.size:
+            if not self._has_sounded:
+                self._has_sounded = True
+                start = max(0, offset + int(loud[0]) - self._before)
+                self._held, offset = self._held[start:], offset - start
+            self._sure = offset + int(loud[-1]) + 1 + self._after
+        if not self._has_sounded:
+            self._held = self._held[len(self._held) - min(self._before, len(self._held)) :]
+            return self._held[:0]
+        # The last 5 ms wait: they are faded if nothing follows. A fade must not meet the other end's.
+        ready = min(self._sure, len(self._held)) - self._fade
+        if ready < self._fade:
+            return self._held[:0]
+        return self._give(ready)
+
+    def flush(self) -> npt.NDArray[np.float32]:
+        """Give what is left, faded out; empty if there never was a sound."""
+        if not self._has_sounded:
+            return np.zeros(0, np.float32)
+        self._held = self._held[: self._sure]
+        fade = min(self._fade, len(self._held) if self._has_given else len(self._held) // 2)
+        last = self._give(len(self._held), fade)
+        last[len(last) - fade :] *= _ramp(fade)[::-1]
+        return last
+
+    def _give(self, count: int, fade_in: int | None = None) -> npt.NDArray[np.float32]:
+        given, self._held = self._held[:count].copy(), self._held[count:]
+        self._sure -= count
+        if not self._has_given:
+            fade = self._fade if fade_in is None else fade_in
+            given[:fade] *= _ramp(fade)
+            self._has_given = True
+        return given
+
+
+def trim_silence(samples: npt.NDArray[np.float32], sample_rate_hz: int) -> npt.NDArray[np.float32]:
+    """Cut the silence at both ends of a whole segment, as `Trimmer` does.
+
+    Args:
+        samples: float32 [S].
+        sample_rate_hz: Their rate.
 
     Returns:
-        float32 [T], T <= S, faded over its first and last 5 ms; empty if all of `samples` is silence.
+        float32 [T] in [-1, 1], T <= S; empty if all of `samples` is silence.
     """
-    loud = np.flatnonzero(np.abs(samples) > SILENCE)
-    if not loud.size:
-        return samples[:0]
-    start = max(0, int(loud[0]) - int(keep_before_s * sample_rate_hz))
-    stop = min(len(samples), int(loud[-1]) + 1 + int(keep_after_s * sample_rate_hz))
-    trimmed = samples[start:stop].copy()
-    fade = min(int(0.005 * sample_rate_hz), len(trimmed) // 2)
-    ramp = np.linspace(0.0, 1.0, fade, endpoint=False, dtype=np.float32)
-    trimmed[:fade] *= ramp
-    trimmed[len(trimmed) - fade :] *= ramp[::-1]
-    return trimmed
+    trimmer = Trimmer(sample_rate_hz)
+    return np.concatenate([trimmer.feed(samples), trimmer.flush()])
+
+
+def _ramp(count: int) -> npt.NDArray[np.float32]:
+    return np.linspace(0.0, 1.0, count, endpoint=False, dtype=np.float32)
 
 
 def to_s16le(samples: npt.NDArray[np.float32]) -> bytes:

@@ -1,14 +1,22 @@
-"""The processor that this worker computes on and its memory, read without loading torch."""
+"""The processor that this worker computes on and its memory; reads them, and gives back what is no longer used.
+
+Knows no models, and never loads torch: only if an engine has, are there things of torch to look at.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pynvml
+
+M_ARENA_MAX = -8  # Of glibc's malloc.h.
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +35,41 @@ class Device:
         """Return its total and its free memory, in bytes; zeros where it does not tell."""
         if self.id == "cpu":
             memory = psutil.virtual_memory()
-            return memory.total, memory.available
+            limit = _container_limit() or memory.total
+            return min(memory.total, limit), min(memory.available, limit)
         try:
             info = pynvml.nvmlDeviceGetMemoryInfo(_handle(int(self.id.removeprefix("cuda:"))))
         except (pynvml.NVMLError, IndexError):
             return 0, 0  # Some devices do not tell, and one may have dropped off the bus.
         return int(info.total), int(info.free)
+
+    def used(self) -> int:
+        """Memory of the device that this process holds, in bytes: the process's own on a CPU, torch's on a GPU."""
+        if self.id == "cpu":
+            return int(psutil.Process().memory_info().rss)
+        torch = sys.modules.get("torch")
+        return int(torch.cuda.memory_reserved(self.id)) if torch else 0
+
+    def give_back(self) -> None:
+        """Return what nobody holds any more to the system: allocators keep it otherwise."""
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch and self.id != "cpu":
+            torch.cuda.empty_cache()
+        if sys.platform == "linux":
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not.
+            if trim:
+                trim(0)
+
+
+def keep_one_heap() -> None:
+    """Make the C library serve all threads from one heap; called before there are threads.
+
+    glibc gives threads heaps of their own, and those never return what was freed at their ends: after models have come
+    and gone, tens of megabytes stay for each.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_ARENA_MAX, 1)
 
 
 def find(wanted: str) -> Device:
@@ -77,6 +114,16 @@ def visible_gpus() -> list[str]:
             break  # CUDA itself stops at the first entry that it does not know.
         visible.append(match[0])
     return visible
+
+
+def _container_limit() -> int:
+    """Memory that the control group of this process may use, in bytes; 0 where nothing limits it."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return 0
 
 
 def _handle(index: int) -> object:

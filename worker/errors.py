@@ -4,13 +4,20 @@
     ├── InvalidRequest         a field is missing, of the wrong form or out of range
     │   ├── UnspeakableText    the voice cannot say the text
     │   └── UnsupportedOption  the model does not take the option
-    ├── ModelNotFound          no engine serves the model
+    ├── ModelNotFound          neither the worker nor the hub has the model
+    ├── UnsupportedModel       the hub has it, but no engine here serves it
+    ├── ModelForbidden         the operator or the hub does not let it be used
     ├── VoiceNotFound          the model has no such voice
     ├── WrongModelState        not loaded, or busy, where that matters
+    ├── ModelLoading           not ready yet; it is being downloaded or loaded
+    ├── HubUnavailable         the hub cannot be asked, or broke off
+    ├── DiskFull               no room on disk for the files
+    ├── OutOfMemory            no room in memory for the model
     ├── Overloaded             no room for another utterance
     ├── Draining               the worker takes nothing new
     ├── FirstAudioTimeout      no audio in time
     └── EngineFailure          the engine broke
+        └── LoadFailure        it could not load the model
 
 Each class names the `ErrorReason` of `protos/tts/v1/errors.proto` and the gRPC code that carry it.
 """
@@ -58,9 +65,21 @@ class UnsupportedOption(InvalidRequest):
 
 
 class ModelNotFound(WorkerError):
-    """No engine of this worker serves the model."""
+    """Neither the worker nor the hub has the model, or not at that revision."""
 
     reason, code = "MODEL_NOT_FOUND", "NOT_FOUND"
+
+
+class UnsupportedModel(WorkerError):
+    """The hub has the model, but no engine of this worker serves it."""
+
+    reason, code = "UNSUPPORTED_MODEL", "UNIMPLEMENTED"
+
+
+class ModelForbidden(WorkerError):
+    """The operator has excluded the model, or the hub wants a token that has access to it."""
+
+    reason, code = "MODEL_FORBIDDEN", "PERMISSION_DENIED"
 
 
 class VoiceNotFound(WorkerError):
@@ -73,6 +92,30 @@ class WrongModelState(WorkerError):
     """The model is not loaded, or is in use, where that matters."""
 
     reason, code = "MODEL_STATE", "FAILED_PRECONDITION"
+
+
+class ModelLoading(WorkerError):
+    """The model is being downloaded or loaded, and the caller's time is over."""
+
+    reason, code = "MODEL_LOADING", "UNAVAILABLE"
+
+
+class HubUnavailable(WorkerError):
+    """The hub cannot be reached, limits us, or broke a transfer off, and the model is not on disk."""
+
+    reason, code = "HUB_UNAVAILABLE", "UNAVAILABLE"
+
+
+class DiskFull(WorkerError):
+    """The model's files do not fit on the disk, or not into its budget."""
+
+    reason, code = "DISK_FULL", "RESOURCE_EXHAUSTED"
+
+
+class OutOfMemory(WorkerError):
+    """The model does not fit into memory, or not into its budget."""
+
+    reason, code = "OUT_OF_MEMORY", "RESOURCE_EXHAUSTED"
 
 
 class Overloaded(WorkerError):
@@ -94,6 +137,12 @@ class FirstAudioTimeout(WorkerError):
 
 
 class EngineFailure(WorkerError):
-    """The engine failed while it loaded the model or synthesised."""
+    """The engine failed while it synthesised."""
 
     reason, code = "ENGINE_FAILURE", "INTERNAL"
+
+
+class LoadFailure(EngineFailure):
+    """The engine could not load the model: its files are broken, or not what it takes them for."""
+
+    reason = "LOAD_FAILURE"

@@ -21,8 +21,10 @@ from worker.engines.registry import Registry
 from worker.errors import WorkerError
 from worker.scheduler import Scheduler
 from worker.servicer import ModelServicer, SpeechServicer
-from worker.settings import Settings, WrongSetting
+from worker.settings import Settings, WrongSetting, amount_bytes
 from worker.status import Status
+from worker.store.disk import Disk
+from worker.store.hub import Hub
 from worker.store.residency import Residency
 
 SERVICES = tuple(
@@ -58,7 +60,27 @@ async def serve(settings: Settings) -> None:
         where = device.find(settings.device)
     changes = Changes()
     scheduler = Scheduler(capacity=settings.capacity, lead_s=settings.lead_s, changes=changes)
-    models = Residency(registry, where.id, changes)
+    total, _ = where.memory()
+    hub = Hub()
+    disk = Disk(
+        hub,
+        registry,
+        settings.cache_dir,
+        budget=amount_bytes(settings.disk_budget, hub.space()[0]),
+        trusted=settings.trust_remote_code,
+    )
+    models = Residency(
+        registry,
+        disk,
+        where,
+        changes,
+        budget=amount_bytes(settings.memory_budget, total or sys.maxsize),  # Some devices do not tell.
+        idle_ttl_s=settings.idle_ttl_s,
+        pinned=settings.stays,
+        allow=settings.allow_models,
+        deny=settings.deny_models,
+        patience_s=settings.first_audio_timeout_s,
+    )
     with _setting("DEFAULT_MODEL" if settings.preload is None else "PRELOAD", ",".join(settings.preloaded)):
         preloaded = [models.find(name) for name in settings.preloaded]
     status = Status(settings.worker_id, where, registry, models, scheduler, changes)
@@ -87,6 +109,8 @@ async def serve(settings: Settings) -> None:
     )
 
     async def preload() -> None:
+        await asyncio.to_thread(hub.sweep)
+        await models.look_on_disk()
         # Already listening: whoever watches the status sees the models come.
         for resident in preloaded:
             try:
@@ -98,9 +122,10 @@ async def serve(settings: Settings) -> None:
         for service in ("", *SERVICES):
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    preloading = asyncio.create_task(preload())
+    background = [asyncio.create_task(preload()), asyncio.create_task(models.watch_idle())]
     await ending.wait()
-    preloading.cancel()
+    for task in background:
+        task.cancel()
     log.info("worker drains", streams=scheduler.active + scheduler.queued, grace_s=settings.grace_s)
     scheduler.draining = True
     changes.notify()

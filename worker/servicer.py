@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -20,11 +21,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
-from worker.engines.base import Card, HubModel, Settings
+from worker.engines.base import Card, HubModel, Model, Settings
 from worker.errors import (
     EngineFailure,
     FirstAudioTimeout,
     InvalidRequest,
+    UnsupportedModel,
     UnsupportedOption,
     VoiceNotFound,
     WorkerError,
@@ -32,7 +34,7 @@ from worker.errors import (
 from worker.scheduler import Row, Scheduler
 from worker.status import Status
 from worker.store.residency import Residency, Resident
-from worker.synthesis import Block, synthesize
+from worker.synthesis import synthesize
 from worker.wire import (
     LOAD_STAGES,
     StreamWriter,
@@ -45,6 +47,8 @@ from worker.wire import (
 
 MAX_REQUEST_ID = 128
 MAX_RESOLVED = 1000
+MOST_NAMED = 60
+"""How many voices an error names."""
 
 log = structlog.get_logger(__name__)
 
@@ -72,18 +76,18 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         """Speak one utterance; see the contract."""
         arrived_at = time.monotonic()
         async with _reporting(context):
+            _check(request)
             resident = self._models.find(_required(request.model, "model"), request.model_revision)
-            settings = _settings(request, resident)
             timeout_s = self._first_audio_timeout_s
             if request.HasField("first_audio_timeout"):
                 timeout_s = _seconds(request.first_audio_timeout, "first_audio_timeout")
             may_load = request.load_policy != speech_pb2.LOAD_POLICY_IF_LOADED
-            async with _first_audio_within(timeout_s) as waiting:
+            async with _first_audio_within(timeout_s, resident) as waiting:
                 model = await self._models.acquire(resident, may_load)
                 loaded_at = time.monotonic()
+                row, settings = await self._submit(request, resident, model)
                 writer = StreamWriter(model.card.sample_rate_hz, request.encoding)
-                steps = synthesize(model, request.input, settings)
-                with self._submit(resident, steps) as row:
+                with row:
                     async for block in row:
                         for message in writer.messages(block):
                             if not message.audio.first_sample:
@@ -95,16 +99,18 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                                 message.header.CopyFrom(header)
                             await context.write(message)
                             row.first_audio_sent()
+                    reason = speech_pb2.FINISH_REASON_LENGTH if writer.is_cut else speech_pb2.FINISH_REASON_END
                     summary = speech_pb2.StreamSummary(
                         total_samples=writer.total_samples,
                         time_to_first_audio=duration(first_audio_s),
                         synthesis_time=duration(row.busy_s),
-                        finish_reason=speech_pb2.FINISH_REASON_END,
+                        finish_reason=reason,
                         segments=writer.segments,
                     )
                     await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
-                    log.debug(
-                        "spoken",
+                    log.log(
+                        logging.WARNING if writer.is_cut else logging.DEBUG,
+                        "spoken, but cut where the model ran away" if writer.is_cut else "spoken",
                         request_id=request.request_id,
                         model=resident.name,
                         voice=settings.voice,
@@ -114,12 +120,17 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         busy_ms=round(1000 * row.busy_s, 1),
                     )
 
-    def _submit(self, resident: Resident, steps: Generator[Block]) -> Row:
+    async def _submit(
+        self, request: speech_pb2.SynthesizeRequest, resident: Resident, model: Model
+    ) -> tuple[Row, Settings]:
         """Queue an utterance; the model is held until the device has let go of it."""
         release = partial(self._models.release, resident)
         try:
-            return self._scheduler.submit(steps, resident.card.sample_rate_hz, release)
-        except WorkerError:
+            settings = _settings(request, resident.name, model)
+            await self._models.prepare(resident, settings.voice)
+            steps = synthesize(model, request.input, settings)
+            return self._scheduler.submit(steps, model.card.sample_rate_hz, release), settings
+        except BaseException:
             release()
             raise
 
@@ -130,7 +141,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
             request_id=request.request_id,
             worker_id=self._worker_id,
             model=resident.name,
-            model_revision=resident.card.revision,
+            model_revision=resident.revision,
             voice=voice,
             format=form,
         )
@@ -161,20 +172,23 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
                 raise InvalidRequest(
                     f"`models` has {len(request.models)} entries; at most {MAX_RESOLVED} are taken", field="models"
                 )
-            verdicts = []
-            for model in request.models:
-                engine, reason = self._status.registry.resolve(
-                    HubModel(
-                        model.name,
-                        library=model.library,
-                        tags=tuple(model.tags),
-                        model_type=model.model_type,
-                        architectures=tuple(model.architectures),
-                        files=tuple(model.files),
-                    )
-                )
-                verdicts.append(models_pb2.Verdict(name=model.name, engine=engine, reason=reason))
+            verdicts = [self._verdict(model) for model in request.models]
             return models_pb2.ResolveModelsResponse(verdicts=verdicts)
+
+    def _verdict(self, asked: models_pb2.HubModel) -> models_pb2.Verdict:
+        model = HubModel(
+            asked.name,
+            library=asked.library,
+            tags=tuple(asked.tags),
+            model_type=asked.model_type,
+            architectures=tuple(asked.architectures),
+            files=tuple(asked.files),
+        )
+        try:
+            engine = self._status.registry.resolve(model)
+        except UnsupportedModel as refused:
+            return models_pb2.Verdict(name=asked.name, reason=refused.message)
+        return models_pb2.Verdict(name=asked.name, engine=engine.name, files=engine.files(model))
 
     async def LoadModel(  # type: ignore[override]  # noqa: N802
         self, request: models_pb2.LoadModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -182,14 +196,15 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         """Load a model and stream the progress; see the contract."""
         async with _reporting(context):
             resident = self._status.models.find(_required(request.name, "name"), request.revision)
-            loading = asyncio.ensure_future(self._status.models.load(resident))
-            told = None
+            loading = asyncio.ensure_future(self._status.models.load(resident, at_once=True))
+            told: object = None
             while True:
                 seen = self._status.changes.count
-                if resident.stage in LOAD_STAGES and resident.stage is not told:
-                    told = resident.stage
+                now = (resident.stage, resident.progress.done, resident.progress.total)
+                if resident.stage in LOAD_STAGES and resident.engine and now != told:
+                    told = now
                     await context.write(
-                        models_pb2.LoadModelResponse(stage=LOAD_STAGES[told], model=model_message(resident))
+                        models_pb2.LoadModelResponse(stage=LOAD_STAGES[resident.stage], model=model_message(resident))
                     )
                 if loading.done():
                     break
@@ -241,17 +256,19 @@ async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _first_audio_within(seconds: float) -> AsyncIterator[asyncio.Timeout]:
-    """Bound the wait for the first audio; the caller lifts the bound once it has come."""
+async def _first_audio_within(seconds: float, resident: Resident) -> AsyncIterator[asyncio.Timeout]:
+    """Bound the wait for the first audio, loading included; the caller lifts the bound once it has come."""
     try:
         async with asyncio.timeout(seconds) as waiting:
             yield waiting
     except TimeoutError as error:
+        if not resident.model:
+            raise resident.not_ready() from error
         raise FirstAudioTimeout(f"no audio came within {seconds:g} s") from error
 
 
-def _settings(request: speech_pb2.SynthesizeRequest, resident: Resident) -> Settings:
-    card = resident.card
+def _check(request: speech_pb2.SynthesizeRequest) -> None:
+    """Refuse what is wrong whatever the model."""
     if len(request.request_id) > MAX_REQUEST_ID:
         raise InvalidRequest(
             f"`request_id` has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
@@ -261,20 +278,32 @@ def _settings(request: speech_pb2.SynthesizeRequest, resident: Resident) -> Sett
         raise InvalidRequest("`input` is empty; it must hold some text to speak", field="input")
     if request.encoding not in speech_pb2.AudioEncoding.values():
         raise InvalidRequest(f"`encoding` is {request.encoding}; it must be a value of AudioEncoding", field="encoding")
-    voices = [voice.id for voice in card.voices]
-    voice = request.voice or voices[0]
-    if voice not in voices:
-        raise VoiceNotFound(
-            f"the model {resident.name!r} has no voice {voice!r}; it has {', '.join(voices)}", field="voice"
-        )
+
+
+def _settings(request: speech_pb2.SynthesizeRequest, name: str, model: Model) -> Settings:
     speed = request.speed if request.HasField("speed") else 1.0
-    slowest, fastest = card.speeds
+    slowest, fastest = model.card.speeds
     if not slowest <= speed <= fastest:
         raise UnsupportedOption(
-            f"`speed` is {speed:g}; the model {resident.name!r} takes {slowest:g} to {fastest:g}", field="speed"
+            f"`speed` is {speed:g}; the model {name!r} takes {slowest:g} to {fastest:g}", field="speed"
         )
     seed = request.seed if request.HasField("seed") else secrets.randbits(63)
-    return Settings(voice, speed, seed, _options(request.options, card, resident.name))
+    return Settings(_voice(request, name, model), speed, seed, _options(request.options, model.card, name))
+
+
+def _voice(request: speech_pb2.SynthesizeRequest, name: str, model: Model) -> str:
+    voices = [voice.id for voice in model.card.voices]
+    if request.voice and model.find_voice(request.voice):
+        return request.voice
+    if request.HasField("voice_place"):
+        return voices[request.voice_place % len(voices)]
+    if not request.voice:
+        return voices[0]
+    more = f" and {len(voices) - MOST_NAMED} others" if len(voices) > MOST_NAMED else ""
+    raise VoiceNotFound(
+        f"the model {name!r} has no voice {request.voice!r}; it has {', '.join(voices[:MOST_NAMED])}{more}",
+        field="voice",
+    )
 
 
 def _options(given: Struct, card: Card, model: str) -> dict[str, Any]:
@@ -290,7 +319,10 @@ def _options(given: Struct, card: Card, model: str) -> dict[str, Any]:
     if error := best_match(Draft202012Validator(options_schema(card)).iter_errors(options)):
         field = str(error.path[0]) if error.path else "options"
         raise UnsupportedOption(f"the option {field!r} is wrong: {error.message}", field=field)
-    return options
+    # A Struct knows no integers.
+    return {
+        name: int(value) if card.options[name].get("type") == "integer" else value for name, value in options.items()
+    }
 
 
 def _required(value: str, field: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -31,6 +32,29 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         default_factory=socket.gethostname, pattern=r"^[!-~]{1,128}$", description="Name of this worker, in ASCII."
     )
+    allow_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="Patterns of the model ids that may be used, separated by commas."
+    )
+    deny_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Patterns of the model ids that may not, separated by commas."
+    )
+    trust_remote_code: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Model ids whose repositories may run code of their own, separated by commas."
+    )
+    memory_budget: str = Field(
+        "80%", description="Most memory that models may hold: `8GiB`, or a share of the device's, `80%`."
+    )
+    disk_budget: str = Field("100%", description="Most disk that downloaded models may take: `50GiB`, or `80%`.")
+    idle_ttl_s: float = Field(
+        3600.0, ge=0, description="Seconds after which a model that nobody uses leaves memory; 0 for never."
+    )
+    pinned: Annotated[tuple[str, ...], NoDecode] | None = Field(
+        None, description="Models that never leave memory by themselves; those loaded at start if unset."
+    )
+    cache_dir: Path = Field(
+        Path("~/.cache/sonorant"),
+        description="Where it is noted which models were downloaded. Their files are in HF_HUB_CACHE.",
+    )
     capacity: int = Field(64, ge=1, le=100_000, description="Most utterances at once; more are told to come back.")
     lead_s: float = Field(
         10.0, gt=0, le=3600, description="How far, in seconds of audio, the worker runs ahead of a slow reader."
@@ -42,7 +66,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="`console` for people, `json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
-    @field_validator("engines", "preload", mode="before")
+    @field_validator("engines", "preload", "allow_models", "deny_models", "trust_remote_code", "pinned", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
@@ -54,7 +78,34 @@ class Settings(BaseSettings):
             raise ValueError("it must be auto, cpu or cuda:N")
         return value
 
+    @field_validator("memory_budget", "disk_budget")
+    @classmethod
+    def _is_amount(cls, value: str) -> str:
+        amount_bytes(value, total=0)
+        return value
+
+    @property
+    def stays(self) -> tuple[str, ...]:
+        """Models that never leave memory by themselves."""
+        return self.preloaded if self.pinned is None else self.pinned
+
     @property
     def preloaded(self) -> tuple[str, ...]:
         """Models to load at start."""
         return (self.default_model,) if self.preload is None else self.preload
+
+
+def amount_bytes(amount: str, total: int) -> int:
+    """Read an amount of memory: `512MB`, `8GiB`, or `80%` of a total.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(%|[KMGT]i?B|B?)", amount.strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{amount!r} is no amount of memory; give for example 8GiB, 500MB or 80%")
+    number, unit = float(match[1]), match[2].upper()
+    if unit == "%":
+        return int(total * number / 100)
+    base = 1024 if "I" in unit else 1000
+    return int(number * base ** " KMGT".index(unit[0] if len(unit) > 1 else " "))

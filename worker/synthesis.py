@@ -40,10 +40,12 @@ class Block:
     Attributes:
         samples: float32 [S]; S is 0 where a step made no sound, and in the last block, which only carries marks.
         marks: Segments that begin with this block, and those that have ended since the last one.
+        is_cut: In the last block, whether the model had run away in some segment, which was cut at its limit.
     """
 
     samples: Samples
     marks: tuple[Mark, ...] = ()
+    is_cut: bool = False
 
 
 def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
@@ -62,27 +64,37 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
         EngineFailure: The engine made what are no samples.
     """
     model.check(text, settings.voice)
-    voice = next(voice for voice in model.card.voices if voice.id == settings.voice)
+    voice = model.find_voice(settings.voice)
+    assert voice
     rate_hz = model.card.sample_rate_hz
     total, pause_s = 0, 0.0
     marks: list[Mark] = []
-    pieces = segment(text, voice.language, first=model.limits.first, longest=model.limits.longest)
+    is_cut = False
+    limits = model.limits
+    pieces = segment(text, voice.language, first=limits.first, longest=limits.longest, joins=limits.joins)
     for index, piece in enumerate(pieces):
         spoken: Mark | None = None
+        left = round(limits.longest_s(piece.text, settings.speed) * rate_hz)
         for samples in model.speak(piece.text, index, settings):
             _insist(samples)
-            if not samples.size:
-                yield Block(samples)  # Somebody else's turn, and a place to stop.
-                continue
-            if spoken is None:
+            runs_away = len(samples) > left
+            samples = samples[:left]
+            left -= len(samples)
+            if samples.size and spoken is None:
                 # The pause goes before the next sound and not after the last, so that speech ends when it ends.
                 pause = np.zeros(round(pause_s / settings.speed * rate_hz), np.float32) if total else samples[:0]
                 spoken = Mark(piece.start, piece.stop, total + len(pause))
                 marks.append(spoken)
                 samples = np.concatenate([pause, samples])
-            total += len(samples)
-            yield Block(samples, tuple(marks))
-            marks.clear()
+            if samples.size:
+                total += len(samples)
+                yield Block(samples, tuple(marks))
+                marks.clear()
+            else:
+                yield Block(samples)  # Somebody else's turn, and a place to stop.
+            if runs_away:
+                is_cut = True
+                break
         if spoken:
             pause_s = piece.ends_at.value
             marks.append(replace(spoken, end_sample=total))
@@ -90,7 +102,7 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
             yield Block(np.zeros(0, np.float32))
     if not total:
         raise UnspeakableText(f"the voice {settings.voice!r} has no way to say {text.strip()[:40]!r}", field="input")
-    yield Block(np.zeros(0, np.float32), tuple(marks))
+    yield Block(np.zeros(0, np.float32), tuple(marks), is_cut)
 
 
 def _insist(samples: Samples) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct
 from google.rpc import error_details_pb2, status_pb2
 
 from protos.tts.v1 import models_pb2, speech_pb2
@@ -26,13 +25,14 @@ LONGEST_MESSAGE = 1000
 
 STATES = {
     Stage.AVAILABLE: models_pb2.MODEL_STATE_AVAILABLE,
+    Stage.DOWNLOADING: models_pb2.MODEL_STATE_DOWNLOADING,
     Stage.LOADING: models_pb2.MODEL_STATE_LOADING,
     Stage.WARMING_UP: models_pb2.MODEL_STATE_LOADING,
     Stage.READY: models_pb2.MODEL_STATE_READY,
     Stage.FAILED: models_pb2.MODEL_STATE_FAILED,
 }
 LOAD_STAGES = {
-    Stage.AVAILABLE: models_pb2.LOAD_STAGE_LOAD,
+    Stage.DOWNLOADING: models_pb2.LOAD_STAGE_DOWNLOAD,
     Stage.LOADING: models_pb2.LOAD_STAGE_LOAD,
     Stage.WARMING_UP: models_pb2.LOAD_STAGE_WARMUP,
     Stage.READY: models_pb2.LOAD_STAGE_READY,
@@ -52,6 +52,7 @@ class StreamWriter:
         total_samples: Samples written.
         segments: Segments begun.
         last_marks: Marks that are left for the summary's message.
+        is_cut: Whether the model ran away and was cut.
     """
 
     def __init__(self, sample_rate_hz: int, encoding: speech_pb2.AudioEncoding.ValueType) -> None:
@@ -60,11 +61,13 @@ class StreamWriter:
         self.total_samples = 0
         self.segments = 0
         self.last_marks: list[speech_pb2.Mark] = []
+        self.is_cut = False
         self._write = _WRITERS[encoding]
 
     def messages(self, block: Block) -> Iterator[speech_pb2.SynthesizeResponse]:
         """Cut a block into chunks; its marks go with the first one, those of an empty block with the summary."""
         marks = [mark_message(mark) for mark in block.marks]
+        self.is_cut = self.is_cut or block.is_cut
         self.segments += sum(mark.end_sample is None for mark in block.marks)
         if not len(block.samples):
             self.last_marks.extend(marks)
@@ -89,28 +92,31 @@ def options_schema(card: Card) -> dict[str, Any]:
 
 
 def model_message(resident: Resident) -> models_pb2.Model:
-    """Write a model as this worker has it."""
-    card = resident.card
-    schema = Struct()
-    schema.update(options_schema(card))
-    return models_pb2.Model(
+    """Write a model as this worker has it; what only a load tells is left out until it has been loaded once."""
+    message = models_pb2.Model(
         name=resident.name,
-        revision=card.revision,
-        engine=resident.engine.name,
+        revision=resident.revision,
+        engine=resident.engine.name if resident.engine else "",
         state=STATES[resident.stage],
         reason=resident.reason,
-        voices=[
+        active=resident.users,
+        downloaded_bytes=resident.progress.done,
+        download_bytes=resident.progress.total,
+        memory_bytes=resident.size,
+    )
+    if card := resident.card:
+        message.options_schema.update(options_schema(card))
+        message.min_speed, message.max_speed = card.speeds
+        message.native_format.CopyFrom(
+            speech_pb2.AudioFormat(
+                encoding=speech_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=card.sample_rate_hz, channels=1
+            )
+        )
+        message.voices.extend(
             models_pb2.Voice(id=voice.id, name=voice.name, language=voice.language, gender=voice.gender)
             for voice in card.voices
-        ],
-        native_format=speech_pb2.AudioFormat(
-            encoding=speech_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=card.sample_rate_hz, channels=1
-        ),
-        options_schema=schema,
-        min_speed=card.speeds[0],
-        max_speed=card.speeds[1],
-        active=resident.users,
-    )
+        )
+    return message
 
 
 def mark_message(mark: Mark) -> speech_pb2.Mark:

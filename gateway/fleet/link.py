@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
 import grpc
 import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.errors import TABLE, ApiError
-from gateway.fleet.routing import choose
+from gateway.fleet.routing import Distance, choose
 from protos.client import CHANNEL_OPTIONS
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
 
@@ -20,11 +20,28 @@ MOVES = 2
 POISON_MOVES = 1
 """How many times where the worker broke under it: input that kills workers must not kill them all."""
 
+MOVING = frozenset(
+    {"NO_WORKER", "DRAINING", "OVERLOADED", "ENGINE_FAILURE", "LOAD_FAILURE", "UNSUPPORTED_MODEL"}
+    | {"HUB_UNAVAILABLE", "DISK_FULL", "OUT_OF_MEMORY"}
+)
+"""Failures that another worker may not have."""
+
+ANSWER_S = 5.0
+UNLOAD_S = 60.0
+
 COMPLAIN_AFTER_S = 10.0
 """How long a worker may take to answer for the first time before the log says so."""
 
 PAUSE_S = 0.2
 """Pause before the status of a worker that was lost is asked for again."""
+
+_DISTANCES = {
+    models_pb2.MODEL_STATE_READY: Distance.READY,
+    models_pb2.MODEL_STATE_LOADING: Distance.ON_ITS_WAY,
+    models_pb2.MODEL_STATE_DOWNLOADING: Distance.ON_ITS_WAY,
+    models_pb2.MODEL_STATE_AVAILABLE: Distance.LOCAL,
+    models_pb2.MODEL_STATE_FAILED: Distance.FAILED,
+}
 
 log = structlog.get_logger(__name__)
 
@@ -69,17 +86,51 @@ class WorkerLink:
         """Whether it still loads what it loads at start."""
         return self.status is not None and self.status.starting
 
-    def has(self, model: str) -> bool:
-        """Whether it serves the model, loaded or not."""
-        return any(each.name == model for each in self.models)
+    def distance(self, model: str) -> Distance:
+        """How far it is from speaking with a model."""
+        return next((_DISTANCES[each.state] for each in self.models if each.name == model), Distance.REMOTE)
 
     def can_serve(self, model: str) -> bool:
         """Whether it serves the model and has not failed to load it."""
         return any(each.name == model and each.state != models_pb2.MODEL_STATE_FAILED for each in self.models)
 
-    def is_ready(self, model: str) -> bool:
-        """Whether it has the model in memory."""
-        return any(each.name == model and each.state == models_pb2.MODEL_STATE_READY for each in self.models)
+    async def resolve(self, models: Sequence[models_pb2.HubModel]) -> Sequence[models_pb2.Verdict]:
+        """Ask which engines of the worker would serve models of the hub.
+
+        Raises:
+            ApiError: It does not answer.
+        """
+        try:
+            request = models_pb2.ResolveModelsRequest(models=models)
+            return (await self._models.ResolveModels(request, timeout=ANSWER_S)).verdicts
+        except grpc.aio.AioRpcError as error:
+            raise _from_rpc(error, self.address) from error
+
+    async def load(self, model: str) -> AsyncIterator[models_pb2.LoadModelResponse]:
+        """Bring a model into the worker's memory; iterate over its progress.
+
+        Raises:
+            ApiError: It cannot be had.
+        """
+        call = self._models.LoadModel(models_pb2.LoadModelRequest(name=model))
+        try:
+            async for progress in call:
+                yield progress
+        except grpc.aio.AioRpcError as error:
+            raise _from_rpc(error, self.address) from error
+        finally:
+            call.cancel()
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of the worker's memory.
+
+        Raises:
+            ApiError: It is in use, or the worker does not answer.
+        """
+        try:
+            await self._models.UnloadModel(models_pb2.UnloadModelRequest(name=model), timeout=UNLOAD_S)
+        except grpc.aio.AioRpcError as error:
+            raise _from_rpc(error, self.address) from error
 
     async def watch(self) -> None:
         """Keep `status` true, through every loss of the worker, until cancelled."""
@@ -156,13 +207,14 @@ class Speech:
                 failure = _from_rpc(error, link.address)
                 if not _may_move(failure):
                     raise failure from error
-                broke_under_it = failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and was_connected)
-                moves_left = min(moves_left, POISON_MOVES) if broke_under_it else moves_left
-                if not moves_left:
-                    raise failure from error
-                log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
-                moves_left -= 1
                 tried.append(link.address)
+                if failure.reason != "UNSUPPORTED_MODEL":  # That costs nothing, and the next one may have the engine.
+                    broke = failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and was_connected)
+                    moves_left = min(moves_left, POISON_MOVES) if broke else moves_left
+                    if not moves_left:
+                        raise failure from error
+                    moves_left -= 1
+                log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
                 self.moves += 1
                 continue
             if self._first is None or not self._first.HasField("header"):
@@ -170,9 +222,7 @@ class Speech:
                 raise ApiError("ENGINE_FAILURE", f"the worker at {link.address} ended the call without audio")
             self.header = self._first.header
             return
-        raise failure or ApiError(
-            "NO_WORKER", f"no worker that serves {self._request.model!r} can be reached", retry_after_s=1.0
-        )
+        raise failure or ApiError("NO_WORKER", "no worker can be reached", retry_after_s=1.0)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the PCM, s16le at the header's rate.
@@ -197,6 +247,11 @@ class Speech:
             raise _from_rpc(error, self._link.address) from error
         if not self.summary or self.summary.total_samples != self.num_samples:
             raise ApiError("ENGINE_FAILURE", f"the worker at {self._link.address} ended the stream before its end")
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the model ran away in some segment, which was cut there."""
+        return bool(self.summary and self.summary.finish_reason == speech_pb2.FINISH_REASON_LENGTH)
 
     def cancel(self) -> None:
         """End the call if it has not ended, so that nobody works on it any more."""
@@ -261,13 +316,26 @@ class Fleet:
             self.changed.clear()
             await self.changed.wait()
 
+    def choose(self, model: str, worker_id: str = "", tried: Collection[str] = ()) -> WorkerLink:
+        """Pick the worker for a model, or the one of that name.
+
+        Raises:
+            ApiError: There is none, or it cannot be reached.
+        """
+        named = [link for link in self if not worker_id or (link.status and link.status.worker_id == worker_id)]
+        link = choose(named, model, tried)
+        if not link:
+            which = f"the worker {worker_id!r}" if worker_id else "no worker"
+            raise ApiError("NO_WORKER", f"{which} can{'not' if worker_id else ''} be reached", retry_after_s=1.0)
+        return link
+
     def speech(self, request: speech_pb2.SynthesizeRequest) -> Speech:
         """Prepare an utterance; `Speech.open` begins it, `Speech.cancel` must end it."""
         return Speech(self, request)
 
 
 def _may_move(failure: ApiError) -> bool:
-    return failure.reason in ("NO_WORKER", "DRAINING", "OVERLOADED", "ENGINE_FAILURE")
+    return failure.reason in MOVING
 
 
 def _from_rpc(error: grpc.aio.AioRpcError, worker: str) -> ApiError:

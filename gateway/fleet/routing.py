@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
+
+
+class Distance(enum.IntEnum):
+    """How far a worker is from speaking with a model."""
+
+    READY = 0
+    ON_ITS_WAY = 1
+    LOCAL = 2
+    """Embedded or on disk."""
+    REMOTE = 3
+    """It would have to ask the hub, and may turn out to have no engine for it."""
+    FAILED = 4
 
 
 class Candidate(Protocol):
@@ -24,12 +37,8 @@ class Candidate(Protocol):
     @property
     def outstanding(self) -> int: ...
 
-    def has(self, model: str) -> bool:
-        """Whether it serves the model, loaded or not."""
-        ...
-
-    def is_ready(self, model: str) -> bool:
-        """Whether it has the model in memory."""
+    def distance(self, model: str) -> Distance:
+        """How far it is from speaking with a model."""
         ...
 
 
@@ -37,7 +46,7 @@ C = TypeVar("C", bound=Candidate)
 
 
 def choose(workers: Iterable[C], model: str, tried: Collection[str] = ()) -> C | None:
-    """Pick a worker: one that has the model in memory before one that must load it, then the least outstanding calls.
+    """Pick a worker: the nearest to speaking with the model, then the one with the least outstanding calls.
 
     Args:
         workers: All of them, in the order that breaks ties.
@@ -45,7 +54,7 @@ def choose(workers: Iterable[C], model: str, tried: Collection[str] = ()) -> C |
         tried: Addresses that have failed this call.
 
     Returns:
-        The worker; None if none is up that serves the model and has not been tried.
+        The worker; None if none is up that has not been tried.
     """
-    able = (worker for worker in workers if worker.is_up and worker.has(model) and worker.address not in tried)
-    return min(able, key=lambda worker: (not worker.is_ready(model), worker.outstanding), default=None)
+    able = (worker for worker in workers if worker.is_up and worker.address not in tried)
+    return min(able, key=lambda worker: (worker.distance(model), worker.outstanding), default=None)

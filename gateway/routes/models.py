@@ -1,12 +1,31 @@
-"""Which models there are: OpenAI's list, and the richer one of the console."""
+"""Which models there are: OpenAI's list, the richer one of the console, and loading and unloading."""
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+import json
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
-from gateway.catalogue import OPENAI_MODELS, Catalogue, Entry
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from gateway.catalogue import OPENAI_MODELS, Catalogue
+from gateway.errors import ApiError
+from gateway.fleet.link import Fleet, WorkerLink
 from gateway.schema import model_object
+from gateway.settings import Settings
+from protos.tts.v1 import models_pb2
+
+DEFAULT_LIMIT = 20
+MOST_LISTED = 100
+LONGEST_SEARCH = 100
+
+STAGES = {
+    models_pb2.LOAD_STAGE_DOWNLOAD: "downloading",
+    models_pb2.LOAD_STAGE_LOAD: "loading",
+    models_pb2.LOAD_STAGE_WARMUP: "warming_up",
+    models_pb2.LOAD_STAGE_READY: "ready",
+}
 
 
 async def list_models(request: Request) -> Response:
@@ -30,25 +49,97 @@ async def get_model(request: Request) -> Response:
 
 
 async def catalogue_models(request: Request) -> Response:
-    """`GET /api/models`: all that is known of each model."""
+    """`GET /api/models[?limit=][&search=]`: the Hub's trending models, with all that is known of each."""
     catalogue: Catalogue = request.app.state.catalogue
-    models = [_describe(entry) for entry in catalogue]
-    return JSONResponse({"count": len(models), "models": models})
+    search = request.query_params.get("search", "").strip()
+    if len(search) > LONGEST_SEARCH:
+        raise ApiError("INVALID_REQUEST", f"`search` has {len(search)} characters; at most {LONGEST_SEARCH} are taken")
+    return JSONResponse(await catalogue.listing(search, _limit(request)))
 
 
-def _describe(entry: Entry) -> dict[str, object]:
-    model = entry.model
-    return {
-        "id": model.name,
-        "pipeline_tag": "text-to-speech",
-        "revision": model.revision,
-        "servable": True,
-        "engine": model.engine,
-        "states": entry.states,
-        "sample_rate_hz": model.native_format.sample_rate_hz,
-        "speeds": [round(model.min_speed, 3), round(model.max_speed, 3)],
-        "voices": [
-            {"id": voice.id, "name": voice.name, "language": voice.language, "gender": voice.gender or None}
-            for voice in model.voices
-        ],
-    }
+async def load_model(request: Request) -> Response:
+    """`POST /api/models/{id}/load[?worker=]`: bring a model into memory; the progress comes as server-sent events.
+
+    What is known to fail before anything is downloaded is an ordinary error. Hanging up does not undo the load.
+    """
+    _same_origin(request)
+    fleet: Fleet = request.app.state.fleet
+    name = request.app.state.catalogue.model_name(request.path_params["name"])
+    tried: list[str] = []
+    while True:
+        link = fleet.choose(name, request.query_params.get("worker", ""), tried)
+        progress = link.load(name)
+        try:
+            first = await anext(progress)
+        except ApiError as error:
+            tried.append(link.address)
+            is_last = request.query_params.get("worker") or all(each.address in tried for each in fleet if each.is_up)
+            if error.reason != "UNSUPPORTED_MODEL" or is_last:
+                raise
+        else:
+            return StreamingResponse(
+                _events(link, first, progress), media_type="text/event-stream", headers={"cache-control": "no-store"}
+            )
+
+
+async def unload_model(request: Request) -> Response:
+    """`POST /api/models/{id}/unload[?worker=]`: take a model out of the memory of a worker, or of all that have it."""
+    _same_origin(request)
+    catalogue: Catalogue = request.app.state.catalogue
+    fleet: Fleet = request.app.state.fleet
+    entry = catalogue.model(request.path_params["name"])
+    worker = request.query_params.get("worker")
+    unloaded = []
+    for link in fleet:
+        if link.status and link.status.worker_id in ([worker] if worker else entry.workers):
+            await link.unload(entry.model.name)
+            unloaded.append(link.status.worker_id)
+    if worker and not unloaded:
+        raise ApiError("NO_WORKER", f"the worker {worker!r} cannot be reached", retry_after_s=1.0)
+    return JSONResponse({"id": entry.model.name, "workers": unloaded})
+
+
+async def _events(
+    link: WorkerLink, first: models_pb2.LoadModelResponse, rest: AsyncIterator[models_pb2.LoadModelResponse]
+) -> AsyncIterator[str]:
+    worker = link.status.worker_id if link.status else link.address
+
+    def event(progress: models_pb2.LoadModelResponse) -> str:
+        model = progress.model
+        data = {
+            "stage": STAGES.get(progress.stage, "unknown"),
+            "model": model.name,
+            "worker": worker,
+            "engine": model.engine,
+            "revision": model.revision or None,
+            "downloaded_bytes": model.downloaded_bytes,
+            "download_bytes": model.download_bytes,
+            "memory_bytes": model.memory_bytes or None,
+        }
+        return f"data: {json.dumps(data)}\n\n"
+
+    yield event(first)
+    try:
+        async for progress in rest:
+            yield event(progress)
+    except ApiError as error:
+        yield f"event: error\ndata: {json.dumps(error.body())}\n\n"
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MOST_LISTED):
+        raise ApiError("INVALID_REQUEST", f"`limit` is {given[:40]!r}; it must be 1 to {MOST_LISTED}", param="limit")
+    return int(given)
+
+
+def _same_origin(request: Request) -> None:
+    """Refuse pages of other origins: a visitor's browser must not change what the server does.
+
+    Raises:
+        ApiError: The page is neither ours nor one that the operator has named.
+    """
+    settings: Settings = request.app.state.settings
+    origin = request.headers.get("origin")
+    if origin and origin not in settings.cors_origins and urlsplit(origin).netloc != request.headers.get("host"):
+        raise ApiError("FOREIGN_ORIGIN", f"pages of {origin} may not load or unload models; see SONORANT_CORS_ORIGINS")

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.audio.encode import ENCODERS, Encoder
-from gateway.catalogue import Catalogue
+from gateway.catalogue import OPENAI_VOICES, Catalogue
 from gateway.errors import ApiError, ClientGone
 from gateway.fleet.link import Fleet, Speech
 from gateway.requests import until_gone
@@ -38,12 +38,11 @@ async def speech(request: Request) -> Response:
     asked = parse_speech(await _body(request, settings.max_body_bytes), settings.max_input_chars)
     if request.app.state.draining:
         raise ApiError("DRAINING", "the server is shutting down", retry_after_s=1.0)
-    entry = catalogue.model(asked.model)
-    voice = catalogue.voice_name(entry, asked.voice_name)
+    model = catalogue.model_name(asked.model)
     form = asked.response_format or asked.format or settings.default_format
-    request.state.log.update(model=entry.model.name, voice=voice, format=form, chars=len(asked.input))
+    request.state.log.update(model=model, voice=asked.voice_name, format=form, chars=len(asked.input))
 
-    spoken = fleet.speech(_to_proto(asked, entry.model.name, voice, request.state.request_id, settings))
+    spoken = fleet.speech(_to_proto(asked, model, request.state.request_id, settings))
     try:
         await until_gone(request, spoken.open())
         header = spoken.header
@@ -61,6 +60,11 @@ async def speech(request: Request) -> Response:
             return await _whole(request, spoken, form, headers)
         encoder = ENCODERS[form](header.format.sample_rate_hz)
         return SpeechResponse(request, spoken, _encoded(spoken, encoder), encoder, headers)
+    except ApiError as error:
+        spoken.cancel()
+        if error.reason == "VOICE_NOT_FOUND":
+            error.message += f"; OpenAI's names work too: {', '.join(OPENAI_VOICES)}"
+        raise
     except BaseException:
         spoken.cancel()
         raise
@@ -134,6 +138,8 @@ async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str,
     encoder = ENCODERS[form](spoken.header.format.sample_rate_hz, spoken.num_samples)
     # Kept in pieces: a long text is hundreds of megabytes, which need not be copied once more.
     pieces = [*map(encoder.feed, chunks), encoder.flush()]
+    if spoken.was_cut:
+        headers["x-sonorant-finish"] = "length"
     headers["content-length"] = str(sum(map(len, pieces)))
 
     async def body() -> AsyncIterator[bytes]:
@@ -153,20 +159,21 @@ def _figures(spoken: Speech) -> dict[str, object]:
     figures: dict[str, object] = {"audio_s": round(audio_s, 3)}
     if spoken.summary and audio_s:
         figures["rtf"] = round(spoken.summary.synthesis_time.ToTimedelta().total_seconds() / audio_s, 4)
+    if spoken.was_cut:
+        figures["ran_away"] = True
     if spoken.moves:
         figures["moves"] = spoken.moves
     return figures
 
 
-def _to_proto(
-    asked: SpeechRequest, model: str, voice: str, request_id: str, settings: Settings
-) -> speech_pb2.SynthesizeRequest:
+def _to_proto(asked: SpeechRequest, model: str, request_id: str, settings: Settings) -> speech_pb2.SynthesizeRequest:
     timeout = Duration()
     timeout.FromMilliseconds(round(1000 * settings.first_audio_timeout_s))
     return speech_pb2.SynthesizeRequest(
         request_id=request_id,
         model=model,
-        voice=voice,
+        voice=asked.voice_name,
+        voice_place=Catalogue.voice_place(asked.voice_name),
         input=asked.input,
         speed=asked.speed,
         seed=asked.seed,

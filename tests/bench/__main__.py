@@ -45,7 +45,7 @@ class Run:
 
 def in_process() -> Callable[[str], Run]:
     """The engine as the worker drives it: same segments, same trimming, no other process."""
-    model = HibariEngine.load(HIBARI, "cpu")
+    model = HibariEngine.load_embedded(HIBARI, "cpu")
 
     def speak(text: str) -> Run:
         return timed(map(to_s16le, (b.samples for b in synthesize(model, text, Settings("heart", 1.0, 0)))))

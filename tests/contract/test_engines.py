@@ -21,7 +21,7 @@ TEXT = "The harbour was quiet, and nobody came. Then a bell rang twice! Was it n
 
 @pytest.fixture(scope="module")
 def loaded():
-    return {name: REGISTRY.engine_of(name).load(name, "cpu") for name in MODELS}
+    return {name: REGISTRY.embedding(name).load_embedded(name, "cpu") for name in MODELS}
 
 
 def in_process(model, text: str = TEXT, **changes) -> tuple[np.ndarray, list]:

@@ -26,7 +26,9 @@ from worker.settings import Settings as WorkerSettings
         ("worker", "SONORANT_DEVICE", "cuda:99", ["cuda:99", "cpu"]),
         ("worker", "SONORANT_CAPACITY", "0", ["greater than or equal to 1"]),
         ("worker", "SONORANT_ENGINES", "hibari,nosuch", ["nosuch", "hibari", "tone"]),
-        ("worker", "SONORANT_PRELOAD", "no/such", ["no/such", "maureesewilliams/hibari"]),
+        ("worker", "SONORANT_PRELOAD", "nosuch", ["nosuch", "maureesewilliams/hibari"]),
+        ("worker", "SONORANT_MEMORY_BUDGET", "much", ["much", "8GiB"]),
+        ("worker", "SONORANT_DISK_BUDGET", "5 pigs", ["5 pigs", "80%"]),
         ("worker", "SONORANT_LISTEN", "nowhere:at:all", ["nowhere:at:all"]),
     ],
 )

@@ -16,5 +16,5 @@ class BrokenEngine(Engine):
         return {"tests/broken": Card(24_000, [Voice("nobody", "Nobody", "en")])}
 
     @classmethod
-    def load(cls, name: str, device: str) -> Model:
+    def load_embedded(cls, name: str, device: str) -> Model:
         raise OSError("no luck with the weights")

@@ -25,7 +25,7 @@ class HeldEngine(Engine):
         return {HELD: HibariEngine.embedded()[MODEL]}
 
     @classmethod
-    def load(cls, name: str, device: str) -> HeldModel:
+    def load_embedded(cls, name: str, device: str) -> HeldModel:
         return HeldModel(cls.embedded()[name])
 
 

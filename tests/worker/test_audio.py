@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from worker.audio import to_f32le, to_s16le, trim_silence
+from worker.audio import Trimmer, to_f32le, to_s16le, trim_silence
 
 RATE = 24_000
 
@@ -33,3 +36,26 @@ def test_sixteen_bits_are_rounded_and_clipped():
 def test_floats_are_written_as_they_are():
     samples = np.array([0, 0.25, -2], np.float32)
     assert np.array_equal(np.frombuffer(to_f32le(samples), "<f4"), samples)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 900)), max_size=8), st.integers(1, 700))
+def test_trimming_piece_by_piece_gives_what_trimming_the_whole_gives(stretches, step):
+    noise = np.random.default_rng(0)
+    samples = np.concatenate(
+        [np.zeros(0, np.float32)]
+        + [noise.uniform(-1.5, 1.5, size).astype(np.float32) * loud for loud, size in stretches]
+    )
+    trimmer = Trimmer(8000)
+    pieces = [trimmer.feed(samples[at : at + step]) for at in range(0, len(samples), step)]
+    assert np.array_equal(np.concatenate([*pieces, trimmer.flush()]), trim_silence(samples, 8000))
+
+
+def test_sound_comes_out_while_it_comes_in():
+    trimmer = Trimmer(RATE)
+    assert len(trimmer.feed(np.full(RATE, 0.5, np.float32))) == RATE - RATE // 200
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_does_not_pass_for_silence(value):
+    with pytest.raises(ValueError, match="finite"):
+        Trimmer(RATE).feed(np.array([value], np.float32))

@@ -1,8 +1,11 @@
 """The contract between the worker and an engine; knows nothing of gRPC, scheduling or the hub.
 
-An **engine** runs one model family. It is a class: `Engine.load` turns a model id into a `Model`, which speaks
-segments. A package adds an engine by naming its class in the entry-point group `sonorant.engines`; the built-in
-engines come through the same door.
+An **engine** runs one model family. It is a class that says which models of a hub it claims and which of their files
+it needs; `Engine.load` turns these files into a `Model`, which speaks segments. A package adds an engine by naming its
+class in the entry-point group `sonorant.engines`; the built-in engines come through the same door.
+
+An engine's module imports its heavy libraries inside its functions: the worker reads every module to know what it can
+serve, and a library that is missing costs only the engine that needs it.
 
 Threads: a model is loaded, warmed up and closed on threads of their own, and in between used by the device thread
 alone; never by two at a time, so an engine needs no locks.
@@ -12,8 +15,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,15 +51,36 @@ class SegmentLimits:
     Attributes:
         first: A first segment longer than this is cut at a clause, so that the first audio comes early.
         longest: No segment is longer than this.
+        joins: Whether short sentences are given together, up to `longest`: for models that draw a voice anew for every
+            segment, or that speak poorly what is short.
+        patience_s: A segment that sounds longer than this and `patience_s_per_char` for each of its characters has run
+            away: it is cut there, and the listener is told.
+        patience_s_per_char: See above.
     """
 
     first: int = 80
     longest: int = 400
+    joins: bool = False
+    patience_s: float = 4.0
+    patience_s_per_char: float = 0.25
+
+    def longest_s(self, text: str, speed: float = 1.0) -> float:
+        """How long a segment may sound, in seconds; three times as long as slow speech is."""
+        return (self.patience_s + self.patience_s_per_char * len(text)) / min(speed, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """What a hub tells about a model; what an engine decides by whether it serves it."""
+    """What a hub tells about a model; what an engine decides by whether it serves it.
+
+    Attributes:
+        name: Model id, `org/name`.
+        library: Library that it is made for, such as `transformers`.
+        tags: The hub's tags.
+        model_type: `model_type` of its config.json.
+        architectures: `architectures` of its config.json.
+        files: Paths of its files.
+    """
 
     name: str
     library: str = ""
@@ -62,6 +88,40 @@ class HubModel:
     model_type: str = ""
     architectures: Sequence[str] = ()
     files: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Another repository that a model needs beside its own: a vocoder, a codec, speaker embeddings.
+
+    Attributes:
+        name: Repository id, `org/name`.
+        files: Glob patterns of the files needed.
+        kind: What the hub calls that kind of repository.
+    """
+
+    name: str
+    files: Sequence[str] = ("*",)
+    kind: Literal["model", "dataset"] = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on disk, at one revision.
+
+    Attributes:
+        name: Model id.
+        folder: Where the files are that `Engine.files` asked for.
+        revision: Commit of the hub.
+        parts: Folders of the other repositories that `Engine.parts` asked for, by their names.
+        trusted: Whether the operator lets code of this repository run (`trust_remote_code`).
+    """
+
+    name: str
+    folder: Path
+    revision: str = ""
+    parts: Mapping[str, Path] = field(default_factory=dict)
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +166,23 @@ class Model(ABC):
     card: Card
     limits: SegmentLimits = SegmentLimits()
 
+    def find_voice(self, voice: str) -> Voice | None:
+        """Look a voice up. Override where more can be said than the card lists, such as blends of voices."""
+        return next((each for each in self.card.voices if each.id == voice), None)
+
+    def lacks(self, voice: str) -> Sequence[str]:
+        """Glob patterns of files of the model's repository that the voice needs and that are not there yet.
+
+        For repositories with many large voices: `Engine.files` asks for what all of them share.
+        """
+        return ()
+
+    def prepare(self, voice: str) -> None:
+        """Bring a voice into memory whose files `lacks` asked for, now that they are in the checkpoint's folder.
+
+        Runs on a thread of its own while other voices may be speaking; it must not touch what they use.
+        """
+
     def check(self, text: str, voice: str) -> None:
         """Refuse text that the voice cannot say, before any of it is spoken.
 
@@ -139,30 +216,79 @@ class Engine(ABC):
     Attributes:
         name: Short, lower case; unique among the installed engines.
         test_only: Left out unless the operator names it.
+        requires: Modules that `load` imports and a lean install may lack. The worker imports them before it measures
+            how much memory a model takes.
+        extra: The extra of this package that brings them.
     """
 
     name: ClassVar[str]
     test_only: ClassVar[bool] = False
+    requires: ClassVar[Sequence[str]] = ()
+    extra: ClassVar[str] = ""
 
     @classmethod
-    @abstractmethod
     def embedded(cls) -> Mapping[str, Card]:
         """Models that come with the engine and need no hub, by id."""
+        return {}
+
+    @classmethod
+    def claims(cls, model: HubModel) -> bool:
+        """Whether a model of the hub is of this family."""
+        return False
 
     @classmethod
     def refuse(cls, model: HubModel) -> str:
-        """Say why the engine does not serve a model of the hub; empty if it does."""
-        return "" if model.name in cls.embedded() else f"the engine {cls.name} has only {', '.join(cls.embedded())}"
+        """Say why a model that it claims cannot be served even so; empty if it can."""
+        return ""
 
     @classmethod
-    @abstractmethod
-    def load(cls, name: str, device: str) -> Model:
-        """Bring a model into memory.
+    def files(cls, model: HubModel) -> Sequence[str]:
+        """Glob patterns of the files that a claimed model is loaded from; no more than are needed."""
+        return transformers_files(model)
+
+    @classmethod
+    def parts(cls, checkpoint: Checkpoint) -> Sequence[Part]:
+        """Other repositories that a model needs; asked when its own files are on disk."""
+        return ()
+
+    @classmethod
+    def loading(cls) -> AbstractContextManager[object]:
+        """Context that the worker enters around a load, on the thread that loads."""
+        return nullcontext()
+
+    @classmethod
+    def load_embedded(cls, name: str, device: str) -> Model:
+        """Bring one of the embedded models into memory.
 
         Args:
-            name: Model id.
+            name: A key of `embedded`.
             device: `cpu` or `cuda:N`.
 
         Raises:
             Exception: Anything; the worker reports it as an engine failure and keeps running.
         """
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str) -> Model:
+        """Bring a model of the hub into memory, from disk alone.
+
+        Args:
+            checkpoint: Its files.
+            device: `cpu` or `cuda:N`.
+
+        Raises:
+            UnsupportedModel: It is of the family, but not of a kind that can be served; the message says why.
+            Exception: Anything else; the worker reports it as an engine failure and keeps running.
+        """
+        raise NotImplementedError
+
+
+def transformers_files(model: HubModel) -> Sequence[str]:
+    """Glob patterns of what `from_pretrained` reads: weights, configuration, tokenizers.
+
+    Weights are safetensors; pickles only where there are none (torch loads them with `weights_only`).
+    """
+    has_safetensors = any(path.endswith(".safetensors") for path in model.files)
+    weights = "*.safetensors" if has_safetensors else "*.bin"
+    return ("*.json", weights, "*.model", "*.txt", "*.jinja")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 import structlog
 
 from worker.engines.base import Card, Engine, HubModel
-from worker.errors import ModelNotFound
+from worker.errors import UnsupportedModel
 
 GROUP = "sonorant.engines"
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".ckpt", ".gguf", ".msgpack", ".nemo", ".tflite")
+"""Ends of the names of files that hold weights."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,29 +68,29 @@ class Registry:
         """Models that need no hub, by id."""
         return {name: card for name, (_, card) in sorted(self._embedded.items())}
 
-    def engine_of(self, name: str) -> type[Engine]:
-        """Find the engine that serves a model.
+    def embedding(self, name: str) -> type[Engine] | None:
+        """Find the engine that embeds a model; None if none does."""
+        return self._embedded[name][0] if name in self._embedded else None
+
+    def resolve(self, model: HubModel) -> type[Engine]:
+        """Find the engine that serves a model of the hub.
 
         Raises:
-            ModelNotFound: None does.
+            UnsupportedModel: None does; the message is the reason alone, for a list to show.
         """
-        if name not in self._embedded:
-            raise ModelNotFound(
-                f"no engine here serves the model {name!r}; there are {', '.join(self.models()) or 'none'}",
-                field="model",
-            )
-        return self._embedded[name][0]
-
-    def resolve(self, model: HubModel) -> tuple[str, str]:
-        """Say which engine would serve a model of the hub.
-
-        Returns:
-            Name of the engine and an empty string, or an empty string and the reason why none does.
-        """
+        if model.files and not any(path.endswith(WEIGHTS) for path in model.files):
+            raise UnsupportedModel("not a model: its repository holds no weights", field="model")
+        if embedding := self.embedding(model.name):
+            return embedding
         for engine in self.engines.values():
-            if not engine.refuse(model):
-                return engine.name, ""
-        return "", f"no engine for library {model.library or 'unknown'!r}, model type {model.model_type or 'unknown'!r}"
+            if engine.claims(model):
+                if missing := [module for module in engine.requires if not find_spec(module)]:
+                    raise UnsupportedModel(f"needs the extra {engine.extra or missing[0]}", field="model")
+                if reason := engine.refuse(model):
+                    raise UnsupportedModel(reason, field="model")
+                return engine
+        kind = f", model type {model.model_type!r}" if model.model_type else ""
+        raise UnsupportedModel(f"no engine for library {model.library or 'unknown'!r}{kind}", field="model")
 
 
 def _load(point: EntryPoint) -> type[Engine]:

@@ -10,19 +10,25 @@ Every word is one step and one tone, so counts and lengths can be foretold: word
     <touch=NAME> the file NAME appears in that directory
     <fail>      the step raises
     <die>       the process ends at once, as if killed
+    <oom>       the step asks for more memory than there is
+
+Two models are embedded. It claims models of a hub too whose config.json has the `model_type` `tone`: `weights.bin`
+then begins with `TONE` and is held in memory, and `orders` of their configuration are obeyed while they are loaded.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from worker.engines.base import Card, Engine, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.base import Card, Checkpoint, Engine, HubModel, Model, Part, Samples, SegmentLimits, Settings, Voice
 from worker.errors import UnspeakableText
 
 VOICES = {"low": 220.0, "high": 440.0}
@@ -34,7 +40,7 @@ _ORDER = re.compile(r"<(\w+)(?:=([\w.-]+))?>")
 
 
 class ToneEngine(Engine):
-    """Runs `sonorant/tone` (24 kHz) and `sonorant/tone-22k` (22.05 kHz)."""
+    """Runs `sonorant/tone` (24 kHz), `sonorant/tone-22k` (22.05 kHz) and models of a hub that are made for it."""
 
     name = "tone"
     test_only = True
@@ -42,28 +48,52 @@ class ToneEngine(Engine):
     @classmethod
     def embedded(cls) -> Mapping[str, Card]:
         """The two models, alike but for the rate."""
-        voices = [Voice(name, name.capitalize(), "und") for name in VOICES]
-        options = {
-            "word_ms": {"type": "integer", "minimum": 10, "maximum": 10_000, "description": "length of a word"},
-        }
-        return {
-            name: Card(rate_hz, voices, revision="1", speeds=(0.25, 4.0), options=options)
-            for name, rate_hz in RATES_HZ.items()
-        }
+        return {name: _card(rate_hz, revision="1") for name, rate_hz in RATES_HZ.items()}
 
     @classmethod
-    def load(cls, name: str, device: str) -> ToneModel:
+    def claims(cls, model: HubModel) -> bool:
+        """Models that say so."""
+        return model.model_type == "tone"
+
+    @classmethod
+    def files(cls, model: HubModel) -> tuple[str, ...]:
+        """Configuration and weights; whatever else is there is not needed."""
+        return ("config.json", "weights.bin")
+
+    @classmethod
+    def parts(cls, checkpoint: Checkpoint) -> list[Part]:
+        """What the configuration names."""
+        return [Part(name) for name in _config(checkpoint).get("parts", ())]
+
+    @classmethod
+    def load_embedded(cls, name: str, device: str) -> ToneModel:
         """There is nothing to load."""
         return ToneModel(cls.embedded()[name])
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str) -> ToneModel:
+        """Read the weights into memory.
+
+        Raises:
+            ValueError: They do not begin as they should.
+        """
+        config = _config(checkpoint)
+        for order in _ORDER.finditer(config.get("orders", "")):
+            ToneModel.obey(order[1], order[2] or "", 0.0)
+        weights = bytearray((checkpoint.folder / "weights.bin").read_bytes())
+        if not weights.startswith(b"TONE"):
+            raise ValueError("weights.bin does not begin with TONE")
+        return ToneModel(_card(config.get("sample_rate_hz", 24_000)), weights)
 
 
 class ToneModel(Model):
     """Speaks in sine waves."""
 
-    limits = SegmentLimits(first=40, longest=200)
+    limits = SegmentLimits(first=40, longest=200, patience_s=3600.0)
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Card, weights: bytearray | None = None) -> None:
         self.card = card
+        self._weights = weights
 
     def check(self, text: str, voice: str) -> None:
         """Refuse text without a word."""
@@ -77,13 +107,14 @@ class ToneModel(Model):
         for k, word in enumerate(text.split()):
             duration_s = word_s / settings.speed
             if order := _ORDER.match(word):
-                duration_s = self._obey(order[1], order[2] or "", duration_s)
+                duration_s = self.obey(order[1], order[2] or "", duration_s)
             t = np.arange(round(duration_s * self.card.sample_rate_hz)) / self.card.sample_rate_hz
             pitch_hz = VOICES[settings.voice] * (1 + k % 8 / 8)
             yield (0.5 * np.sin(2 * np.pi * (pitch_hz * t + phase))).astype(np.float32)
 
     @staticmethod
-    def _obey(order: str, value: str, duration_s: float) -> float:
+    def obey(order: str, value: str, duration_s: float) -> float:
+        """Do what an order says; return how long the word sounds, in seconds."""
         match order:
             case "long":
                 return float(value)
@@ -100,7 +131,20 @@ class ToneModel(Model):
                 raise RuntimeError("told to fail")
             case "die":
                 os._exit(1)
+            case "oom":
+                raise MemoryError
         return duration_s
+
+
+def _card(sample_rate_hz: int, revision: str = "") -> Card:
+    voices = [Voice(name, name.capitalize(), "und") for name in VOICES]
+    options = {"word_ms": {"type": "integer", "minimum": 10, "maximum": 10_000, "description": "length of a word"}}
+    return Card(sample_rate_hz, voices, revision, speeds=(0.25, 4.0), options=options)
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _signal(name: str) -> Path:

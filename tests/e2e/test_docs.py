@@ -1,0 +1,33 @@
+"""The example of docs/engines.md, installed and asked as its readers would."""
+
+import json
+import re
+
+import numpy as np
+
+from tests.hub import Hub
+from tests.stack import ROOT
+
+
+def test_the_example_engine_of_the_documentation_serves_a_model_of_the_hub(start, install, tmp_path):
+    page = (ROOT / "docs" / "engines.md").read_text("utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(source.splitlines()) < 60
+    (declared,) = re.findall(r'^pluck = "(.*)"$', page, re.MULTILINE)
+    (tmp_path / "pluck.py").write_text(source)
+    hub = Hub(tmp_path)
+    try:
+        config = {"model_type": "pluck", "sample_rate_hz": 16_000, "pitches_hz": {"low": 110.0, "high": 220.0}}
+        files = {"config.json": json.dumps(config).encode(), "strings.bin": b"\0" * 100}
+        hub.add("org/guitar", files, info={"config": {"model_type": "pluck"}})
+        environment = hub.environment
+        stack = start(worker_settings={**install("pluck", declared), **environment}, **environment)
+        answer = stack.speak(model="org/guitar", input="one two three", voice="high", seed=3, stream=False)
+        assert (answer.status_code, answer.headers["x-sonorant-voice"]) == (200, "high")
+        assert answer.headers["x-sonorant-sample-rate"] == "16000"
+        samples = np.frombuffer(answer.content[44:], "<i2")
+        assert len(samples) == 3 * 20 * round(16_000 / 220)
+        assert np.abs(samples).max() > 3000
+        assert stack.speak(model="org/guitar", input="...").json()["error"]["code"] == "unspeakable_text"
+    finally:
+        hub.end()

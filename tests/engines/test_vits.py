@@ -1,0 +1,267 @@
+"""The engine `vits` against transformers' own forward pass, which decodes a segment at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import Family
+from tests.checkpoints.vits import FAMILIES, MODEL, ROMANISED, SPEAKERS, TOLERANCE, build
+from worker.audio import trim_silence
+from worker.engines.base import Checkpoint, HubModel, Samples, SegmentLimits, Settings
+from worker.engines.vits import Vits, VitsEngine, bcp47, spell
+from worker.engines.vits_network import Latents, Network, halo, windows
+from worker.errors import UnspeakableText, UnsupportedModel
+
+TEXT = "hello world, this is a rather short test of what it can say"
+KOREAN = "안녕하세요 세계"
+SETTINGS = Settings("default", 1.0, 5)
+FULL_SIZE_HALO = (13, 13)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    torch.set_num_threads(1)  # Threads that wait for each other are slower than these small models.
+    root = tmp_path_factory.mktemp("vits")
+    for family in FAMILIES:
+        family.build(root)
+    return root
+
+
+def load(root: Path, name: str = MODEL) -> Vits:
+    return VitsEngine.load(Checkpoint(name, root / name, "0" * 40), "cpu")
+
+
+@pytest.fixture(scope="module")
+def model(root: Path) -> Vits:
+    return load(root)
+
+
+@pytest.fixture(scope="module")
+def choir(root: Path) -> Vits:
+    return load(root, SPEAKERS)
+
+
+def speak(model: Vits, text: str = TEXT, settings: Settings = SETTINGS) -> Samples:
+    return np.concatenate(list(model.speak(text, 0, settings)))
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "voice"),
+    list(zip(FAMILIES, (TEXT, TEXT, KOREAN), ("default", "speaker-2", "default"), strict=True)),
+)
+def test_the_samples_are_those_of_the_library(root: Path, family: Family, text: str, voice: str) -> None:
+    spoken = load(root, family.model)
+    expected = trim_silence(family.reference(root, text, voice, 5), 16_000)
+    assert 0.3 * 16_000 < len(expected) < 30 * 16_000
+    assert np.abs(expected).max() > 0.05
+    given = speak(spoken, text, replace(SETTINGS, voice=voice))
+    np.testing.assert_allclose(given, expected, rtol=0, atol=TOLERANCE)
+
+
+def encode(network: Network) -> Latents:
+    import torch
+
+    torch.manual_seed(0)
+    return network.encode(
+        [1, 2, 3, 4, 5] * 12, speaker=None, speed=1.0, noise_scale=0.667, noise_scale_duration=0.8, max_frames=10_000
+    )
+
+
+def test_windows_decode_to_what_the_whole_does(model: Vits) -> None:
+    latents = encode(model._network)
+    whole = model._network.decode(latents, 0, latents.num_frames)
+    assert latents.num_frames > 100
+    for size in (1, 7, 64):
+        starts = range(0, latents.num_frames, size)
+        pieces = [model._network.decode(latents, k, min(k + size, latents.num_frames)) for k in starts]
+        np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=0, atol=TOLERANCE)
+
+
+def test_the_halo_is_as_long_as_the_decoder_reaches_and_no_longer(root: Path) -> None:
+    import torch
+    from transformers import VitsConfig
+    from transformers.models.vits.modeling_vits import VitsHifiGan
+
+    for rates, kernels in ([8, 8, 2, 2], [16, 16, 4, 4]), ([8, 8, 4, 2], [16, 16, 8, 4]), ([5, 4], [11, 8]):
+        sizes = {"upsample_rates": rates, "upsample_kernel_sizes": kernels, "upsample_initial_channel": 32}
+        decoder = VitsHifiGan(VitsConfig(flow_size=4, **sizes)).double().eval().requires_grad_(False)
+        hop_length, middle = int(np.prod(rates)), 30
+        reached = torch.zeros(2 * middle + 1, dtype=torch.bool)
+        silent = torch.zeros(1, 4, 2 * middle + 1, dtype=torch.float64)
+        quiet = decoder(silent)[0, 0].view(-1, hop_length)[middle]
+        for frame in range(2 * middle + 1):
+            touched = silent.clone()
+            touched[..., frame] = 100.0
+            reached[frame] = (decoder(touched)[0, 0].view(-1, hop_length)[middle] != quiet).any()
+        frames = reached.nonzero()[:, 0]
+        assert halo(decoder) == (middle - int(frames[0]), int(frames[-1]) - middle)
+
+
+def test_the_halo_of_the_published_decoders_is_thirteen_frames(model: Vits, choir: Vits) -> None:
+    assert model._network.halo == choir._network.halo == FULL_SIZE_HALO
+
+
+def test_a_decoder_whose_frames_differ_in_length_is_refused(root: Path, tmp_path: Path) -> None:
+    build(tmp_path, "tiny-org/uneven", upsample_kernel_sizes=[15, 16, 4, 4])
+    with pytest.raises(UnsupportedModel, match="upsamples by 8 with a kernel of 15"):
+        load(tmp_path, "tiny-org/uneven")
+
+
+def test_windows_grow_and_cover_every_frame_once() -> None:
+    assert list(windows(300)) == [(0, 8), (8, 40), (40, 168), (168, 296), (296, 300)]
+    assert list(windows(8)) == [(0, 8)]
+
+
+def test_speech_comes_window_by_window(model: Vits) -> None:
+    steps = list(model.speak(TEXT, 0, SETTINGS))
+    assert len(steps) > 3
+    assert 0 < len(steps[0]) <= 8 * 256
+    assert sum(map(len, steps)) > 40 * 256
+
+
+def test_closing_leaves_the_other_windows_undecoded(model: Vits) -> None:
+    decoded: list[object] = []
+    hook = model._network._model.decoder.register_forward_hook(lambda *_: decoded.append(None))
+    try:
+        speech = model.speak(TEXT, 0, SETTINGS)
+        next(speech)
+        next(speech)
+        speech.close()
+    finally:
+        hook.remove()
+    assert len(decoded) == 2
+    assert list(speech) == []
+
+
+def test_two_utterances_in_turns_are_what_they_are_alone(model: Vits) -> None:
+    requests = [(TEXT, SETTINGS), (TEXT[:30], replace(SETTINGS, seed=6))]
+    turns = list(zip_longest(*(model.speak(text, 0, settings) for text, settings in requests)))
+    for mixed, (text, settings) in zip(zip(*turns, strict=True), requests, strict=True):
+        steps = [samples for samples in mixed if samples is not None]
+        np.testing.assert_array_equal(np.concatenate(steps), speak(model, text, settings))
+
+
+def test_segments_of_an_utterance_differ_and_repeat(model: Vits) -> None:
+    first, second = (np.concatenate(list(model.speak(TEXT, index, SETTINGS))) for index in (0, 1))
+    assert len(first) != len(second) or not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, speak(model))
+
+
+def test_every_speaker_has_a_voice_of_its_own(choir: Vits, model: Vits) -> None:
+    assert [voice.id for voice in model.card.voices] == ["default"]
+    ids = [voice.id for voice in choir.card.voices]
+    assert ids == ["speaker-0", "speaker-1", "speaker-2", "speaker-3"]
+    spoken = {speak(choir, "hello", replace(SETTINGS, voice=voice)).tobytes() for voice in ids}
+    assert len(spoken) == len(ids)
+
+
+def test_speed_scales_the_durations(model: Vits) -> None:
+    lengths = [len(speak(model, TEXT, replace(SETTINGS, speed=speed))) for speed in (0.5, 1.0, 2.0)]
+    assert lengths[0] > 1.5 * lengths[1] > 1.5 * lengths[2]
+
+
+def test_options_have_effect_and_defaults_of_the_checkpoint(model: Vits) -> None:
+    defaults = {name: option["default"] for name, option in model.card.options.items()}
+    assert defaults == {"noise_scale": 0.667, "noise_scale_duration": 0.8}
+    usual = speak(model)
+    np.testing.assert_array_equal(speak(model, TEXT, replace(SETTINGS, options=defaults)), usual)
+    for name in defaults:
+        changed = speak(model, TEXT, replace(SETTINGS, options={name: 0.0}))
+        assert changed.tobytes() != usual.tobytes()
+    calm = {"noise_scale": 0.0, "noise_scale_duration": 0.0}
+    runs = [speak(model, TEXT, replace(SETTINGS, seed=seed, options=calm)) for seed in (1, 2)]
+    np.testing.assert_array_equal(*runs)
+
+
+def test_runaway_speech_ends_a_little_beyond_the_bound(root: Path) -> None:
+    model = load(root)
+    model.limits = SegmentLimits(patience_s=0.2, patience_s_per_char=0.0)
+    spoken_s = len(speak(model)) / model.card.sample_rate_hz
+    assert 0.2 + 0.5 < spoken_s <= 0.2 + 1.0 + 0.02
+
+
+def test_text_is_brought_to_the_characters_there_are(model: Vits) -> None:
+    np.testing.assert_array_equal(speak(model, "HÉLLO (World)!"), speak(model, "hello world"))
+    np.testing.assert_array_equal(speak(model, "3 cats"), speak(model, "three cats"))
+
+
+@pytest.mark.parametrize("text", ["", "  ", "!?", "🙂", "'", "- -"])
+def test_text_with_nothing_to_say_is_refused(model: Vits, text: str) -> None:
+    with pytest.raises(UnspeakableText, match="nothing to say") as caught:
+        model.check(text, "default")
+    assert caught.value.field == "input"
+
+
+def test_letters_without_a_token_are_refused_by_name(model: Vits) -> None:
+    model.check("Hello, wörld – it's “fine” 🙂!", "default")
+    with pytest.raises(UnspeakableText, match="speaks 'en' and cannot say '你', '好'"):
+        model.check("hello 你好", "default")
+
+
+def test_other_scripts_are_romanised_where_the_model_was_trained_so(root: Path) -> None:
+    romanised = load(root, ROMANISED)
+    romanised.check(KOREAN, "default")
+    assert romanised.card.voices[0].language == "ko"
+    np.testing.assert_array_equal(speak(romanised, KOREAN), speak(romanised, "annyeonghaseyo segye"))
+
+
+def test_a_model_that_needs_espeak_is_refused_without_it(tmp_path: Path) -> None:
+    build(tmp_path, "tiny-org/phonemes", phonemize=True, language="en")
+    with pytest.raises(UnsupportedModel, match="extra espeak") as caught:
+        load(tmp_path, "tiny-org/phonemes")
+    assert caught.value.field == "model"
+
+
+def test_pickled_weights_of_old_repositories_load(root: Path, tmp_path: Path, model: Vits) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / MODEL
+    shutil.copytree(root / MODEL, folder)
+    weights = load_file(folder / "model.safetensors")
+    # Before torch 2.1 the two parts of a normalised weight had other names.
+    old = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): weight
+        for name, weight in weights.items()
+    }
+    assert old.keys() != weights.keys()
+    torch.save(old, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_array_equal(speak(load(tmp_path)), speak(model))
+
+
+def test_the_hub_s_own_words_decide_what_is_claimed(root: Path) -> None:
+    info = json.loads((root / MODEL / ".hub.json").read_text())["info"]
+    files = [path.name for path in (root / MODEL).iterdir()]
+    real = HubModel(MODEL, info["library_name"], info["tags"], "vits", ["VitsModel"], files)
+    assert VitsEngine.claims(real)
+    assert set(VitsEngine.files(real)) == {"*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"}
+    assert not VitsEngine.claims(replace(real, library="transformers.js", files=["config.json", "onnx/model.onnx"]))
+    assert not VitsEngine.claims(replace(real, model_type="speecht5"))
+
+
+def test_languages_are_named_as_the_web_names_them() -> None:
+    tags = {"deu": "de", "en": "en", "azj-script_latin": "az-Latn", "cmn": "zh", "hak": "hak", "quz-dialect_x": "qu"}
+    assert {code: bcp47(code) for code in tags} == tags
+    assert bcp47(None) == "und"
+
+
+def test_spelling_keeps_what_the_vocabulary_has_and_names_what_is_lost() -> None:
+    assert spell("Une  crème\nbrûlée", "bcelmnruû ") == ("une creme brûlee", [])
+    assert spell("Été", "été ") == ("été", [])
+    assert spell("Été", "et ") == ("ete", [])
+    assert spell("straße", "arset") == ("strasse", [])
+    assert spell("abc", "ABC") == ("ABC", [])
+    assert spell("aбc 5!", "ac ") == ("ac", ["б", "5"])
+    assert spell("नमस्ते", "नमसत ") == ("नमसत", ["्", "े"])

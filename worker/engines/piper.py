@@ -1,0 +1,247 @@
+"""Engine `piper`: Piper's voices (VITS as ONNX graphs), alone or in the collection `rhasspy/piper-voices`.
+
+A voice is a graph of its own, `X.onnx` with its `X.onnx.json`, and its id is X. A graph of many speakers is one voice
+for each of them: `en_US-libritts-high` is the first, `en_US-libritts-high#p123` the one named p123. Of the collection
+only the default voice comes with the model; the others are fetched when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from worker.audio import trim_silence
+from worker.engines.base import Card, Checkpoint, Engine, HubModel, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.piper_graph import Config, Graph, resample, speakers_of, tag_of
+from worker.engines.stepwise import seed_of
+from worker.errors import UnspeakableText, UnsupportedModel
+from worker.text import espeak
+from worker.text.normalise import normalise
+from worker.text.phonemes import Reader, cut, quote
+
+COLLECTION = "voices.json"
+DEFAULT = "en_US-lessac-medium"
+SPEEDS = (0.25, 4.0)
+LONGEST_PHONEMES = 600
+PIECE_PAUSE_S = 0.15
+LISTED_SPEAKERS = 32
+"""Of a graph with more speakers only the first is listed; the others are found by their names."""
+
+_TEXT_VOICES = frozenset({"uk_UA-ukrainian_tts-medium"})
+"""Voices of the collection that read letters and not phonemes, which its list does not tell."""
+
+log = structlog.get_logger(__name__)
+
+
+class PiperEngine(Engine):
+    """Runs `rhasspy/piper-voices` and repositories with voices of that kind."""
+
+    name = "piper"
+    requires = ("onnx", "onnxruntime")
+    extra = "worker"
+
+    @classmethod
+    def claims(cls, model: HubModel) -> bool:
+        """By the configuration that lies beside each graph; nothing else is laid out so."""
+        return bool(_graphs(model.files))
+
+    @classmethod
+    def files(cls, model: HubModel) -> Sequence[str]:
+        """All voices of a small repository; of the collection, its list and its default voice."""
+        if COLLECTION not in model.files:
+            return ("*.onnx", "*.onnx.json")
+        voices = [Path(path).stem for path in _graphs(model.files)]
+        return (COLLECTION, *_patterns(DEFAULT if DEFAULT in voices else voices[0]))
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str) -> PiperModel:
+        return PiperModel(checkpoint, device)
+
+
+class PiperModel(Model):
+    """The graphs that have been asked for, and what all of them can say."""
+
+    limits = SegmentLimits(first=80, longest=300)
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        self._folder = checkpoint.folder
+        self._device = device
+        self._reader = cache(espeak.reader)
+        self._graphs: dict[str, Graph] = {}
+        told = checkpoint.folder / COLLECTION
+        listed = _of_collection(told) if told.exists() else _of_folder(checkpoint.folder)
+        if not listed:
+            raise UnsupportedModel("its voices need phonemes of espeak-ng: the extra espeak", field="model")
+        self._speakers = {voice: speakers for voice, (_, speakers) in listed.items()}
+        self._languages = {voice: language for voice, (language, _) in listed.items()}
+        first = min(listed, key=lambda voice: (not self._is_on_disk(voice), voice != DEFAULT))
+        self.prepare(first)
+        config = self._graphs[first].config
+        voices = sorted(listed, key=lambda voice: voice != first)
+        self.card = Card(
+            config.sample_rate_hz,
+            [voice for each in voices for voice in self._list(each)],
+            revision=checkpoint.revision,
+            speeds=SPEEDS,
+            options={
+                "noise_scale": _share("How much the sound varies.", config.noise_scale),
+                "noise_w": _share("How much the durations vary.", config.noise_w),
+            },
+        )
+
+    def find_voice(self, voice: str) -> Voice | None:
+        """Look up a voice, with or without the name of a speaker."""
+        graph, mark, speaker = voice.partition("#")
+        if graph not in self._speakers or (mark and speaker not in self._speakers[graph]):
+            return None
+        return Voice(voice, _name(graph) + (f" {speaker}" if mark else ""), self._languages[graph])
+
+    def lacks(self, voice: str) -> Sequence[str]:
+        graph = voice.partition("#")[0]
+        return () if graph in self._graphs else _patterns(graph)
+
+    def prepare(self, voice: str) -> None:
+        """Load the graph of a voice.
+
+        Raises:
+            UnsupportedModel: It reads something that we have no reader for.
+        """
+        graph = voice.partition("#")[0]
+        path = _path(self._folder, f"{graph}.onnx")
+        config = Config.read(path.with_name(f"{path.name}.json"))
+        if not config.can_be_read():
+            raise UnsupportedModel(
+                f"the voice {graph!r} reads {config.reads!r} of {config.espeak_voice!r}, and there is no reader for "
+                "that here",
+                field="voice",
+            )
+        self._graphs[graph] = Graph(path, config, self._device)
+
+    def check(self, text: str, voice: str) -> None:
+        self._reader_of(voice).check(text, voice)
+
+    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+        """Speak one segment, in pieces of at most 600 phonemes (nearly always one), each made in one go."""
+        name, _, speaker = settings.voice.partition("#")
+        graph = self._graphs[name]
+        number = self._speakers[name].get(speaker, 0)
+        noises = graph.noises(seed_of(settings, index))
+        scales = [
+            settings.options.get("noise_scale", graph.config.noise_scale),
+            graph.config.length_scale / settings.speed,
+            settings.options.get("noise_w", graph.config.noise_w),
+        ]
+        rate_hz = self.card.sample_rate_hz
+        pause = np.zeros(round(PIECE_PAUSE_S / settings.speed * rate_hz), np.float32)
+        bound_s = self.limits.longest_s(text, settings.speed) + 1.0
+        is_first = True
+        for sentence in self._reader_of(settings.voice).read(text):
+            for piece in cut(sentence, LONGEST_PHONEMES):
+                samples = graph.run(piece, number, scales, noises, bound_s)
+                samples = trim_silence(resample(samples, graph.config.sample_rate_hz, rate_hz), rate_hz)
+                yield samples if is_first else np.concatenate([pause, samples])
+                is_first = False
+
+    def close(self) -> None:
+        self._graphs.clear()
+
+    def _reader_of(self, voice: str) -> Reader:
+        config = self._graphs[voice.partition("#")[0]].config
+        if config.reads == "text":
+            return LetterReader(config.ids, config.language)
+        return self._reader(config.espeak_voice)
+
+    def _is_on_disk(self, voice: str) -> bool:
+        return any(self._folder.glob(f"**/{voice}.onnx"))
+
+    def _list(self, graph: str) -> Iterator[Voice]:
+        speakers = self._speakers[graph]
+        names = [name for name in list(speakers)[1:] if len(speakers) <= LISTED_SPEAKERS]
+        for voice in (graph, *(f"{graph}#{name}" for name in names)):
+            if found := self.find_voice(voice):
+                yield found
+
+
+class LetterReader(Reader):
+    """Gives letters to voices that read them.
+
+    Args:
+        ids: Ids of the letters that the voice knows.
+        language: BCP 47 tag.
+    """
+
+    def __init__(self, ids: Mapping[str, Sequence[int]], language: str) -> None:
+        self._ids = ids
+        self._language = language
+
+    def check(self, text: str, voice: str) -> None:
+        """Refuse letters that the voice does not know, and text without one."""
+        signs = [c for c in dict.fromkeys(self._spell(text)) if unicodedata.category(c)[0] in "LN"]
+        if strange := [c for c in signs if c not in self._ids]:
+            raise UnspeakableText(f"the voice {voice!r} cannot say {quote(strange)}", field="input")
+        if not signs:
+            raise UnspeakableText(
+                f"there is nothing to say in {text.strip()[:40]!r}; the voice {voice!r} needs letters or digits",
+                field="input",
+            )
+
+    def read(self, text: str) -> list[str]:
+        return [self._spell(text)]
+
+    def _spell(self, text: str) -> str:
+        return unicodedata.normalize("NFD", normalise(text, self._language).casefold())
+
+
+def _graphs(files: Sequence[str]) -> list[str]:
+    there = set(files)
+    return sorted(path for path in there if path.endswith(".onnx") and f"{path}.json" in there)
+
+
+def _patterns(voice: str) -> tuple[str, ...]:
+    return (f"{voice}.onnx", f"{voice}.onnx.json", f"*/{voice}.onnx", f"*/{voice}.onnx.json")
+
+
+def _path(folder: Path, name: str) -> Path:
+    return next(path for path in sorted(folder.glob("**/*.onnx")) if path.name == name)
+
+
+def _of_folder(folder: Path) -> dict[str, tuple[str, Mapping[str, int]]]:
+    """Language and speakers of the voices of a folder that can be read, by id."""
+    paths = [path for path in sorted(folder.glob("**/*.onnx")) if path.with_name(f"{path.name}.json").exists()]
+    configs = {path.stem: Config.read(path.with_name(f"{path.name}.json")) for path in paths}
+    return {voice: (config.language, config.speakers) for voice, config in configs.items() if config.can_be_read()}
+
+
+def _of_collection(path: Path) -> dict[str, tuple[str, Mapping[str, int]]]:
+    """Language and speakers of the voices of a collection that can be read, by id."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    here: dict[str, tuple[str, Mapping[str, int]]] = {}
+    left_out: set[str] = set()
+    for voice, about in told.items():
+        language = tag_of(about["language"]["code"])
+        # Its languages have the names that espeak-ng gives them.
+        if voice in _TEXT_VOICES or espeak.can_read(language):
+            here[voice] = (language, speakers_of(about) if about["num_speakers"] > 1 else {})
+        else:
+            left_out.add(language)
+    if left_out:
+        log.warning("voices left out: espeak-ng is not installed (extra espeak)", languages=sorted(left_out))
+    return here
+
+
+def _name(voice: str) -> str:
+    """Say a voice's name: `en_US-joe-medium` is Joe (medium)."""
+    _, _, rest = voice.partition("-")
+    name, _, quality = rest.rpartition("-")
+    return f"{name.replace('_', ' ').title()} ({quality})" if name else voice
+
+
+def _share(description: str, default: float) -> dict[str, Any]:
+    return {"type": "number", "minimum": 0, "maximum": 2, "default": default, "description": description}

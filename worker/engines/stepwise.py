@@ -1,0 +1,155 @@
+"""Drives torch models one step at a time, each utterance with random numbers of its own; knows no model family.
+
+A library's `generate` runs to its end and hands its frames to a callback. Here such a call runs in a coroutine
+(a greenlet) on the device thread: the callback suspends it, the next step resumes it, and closing the iterator ends it
+where it stands. No thread is spent on it, and whoever drives it decides who is served when.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+import greenlet
+import numpy as np
+
+from worker.engines.base import Engine, Settings
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+_GENERATORS = threading.RLock()
+
+
+class TorchEngine(Engine):
+    """Base of the engines that load torch modules."""
+
+    requires: ClassVar[Sequence[str]] = ("torch", "transformers")
+    extra: ClassVar[str] = "torch"
+
+    @classmethod
+    def loading(cls) -> AbstractContextManager[object]:
+        """Silence the libraries, and keep the initial weights of modules from disturbing what is being spoken.
+
+        They are drawn from torch's global generator, which an utterance on the device thread may be using just now.
+        Function modes belong to a thread; this one gives every draw on the loading thread a generator of its own.
+        """
+        import torch
+        import transformers
+        from torch.overrides import TorchFunctionMode
+
+        transformers.logging.disable_progress_bar()
+        transformers.logging.set_verbosity_error()
+        own = torch.Generator().manual_seed(0)
+        takes_generator = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
+        takes_generator |= {torch.rand_like, torch.randn_like}
+        takes_generator |= {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.bernoulli_}
+        # Seen as a whole, with all their arguments by name; what they call in turn is not seen any more.
+        takes_generator |= {torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_}
+
+        class OwnGenerator(TorchFunctionMode):
+            def __torch_function__(
+                self,
+                function: Callable[..., Any],
+                types: object,
+                args: tuple[Any, ...] = (),
+                kwargs: dict[str, Any] | None = None,
+            ) -> Any:  # noqa: ANN401  # Whatever torch's function returns.
+                kwargs = dict(kwargs or {})
+                filled = args[0] if args else kwargs.get("tensor")
+                on_cpu = not isinstance(filled, torch.Tensor) or filled.device.type == "cpu"
+                if function in takes_generator and kwargs.get("generator") is None and on_cpu:
+                    kwargs["generator"] = own
+                return function(*args, **kwargs)
+
+        return OwnGenerator()
+
+
+class Noise:
+    """The state of torch's global random generators that belongs to one utterance; a context manager.
+
+    Inside the context the generators go on where they stood when it was left last, whatever others have drawn in
+    between. So the same seed gives the same samples, and those of the library itself after `torch.manual_seed`. The
+    generators belong to the process: threads wait for each other here.
+
+    Args:
+        seed: Starts the generators.
+        device: Where the model is.
+    """
+
+    def __init__(self, seed: int, device: str) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(device)
+        self._mine = [torch.Generator().manual_seed(seed).get_state()]
+        if self._device.type == "cuda":
+            self._mine.append(torch.Generator(self._device).manual_seed(seed).get_state())
+
+    def __enter__(self) -> Self:
+        _GENERATORS.acquire()
+        self._others = self._swap(self._mine)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mine = self._swap(self._others)
+        _GENERATORS.release()
+
+    def _swap(self, new: list[torch.Tensor]) -> list[torch.Tensor]:
+        old = [self._torch.get_rng_state()]
+        self._torch.set_rng_state(new[0])
+        if self._device.type == "cuda":
+            old.append(self._torch.cuda.get_rng_state(self._device))
+            self._torch.cuda.set_rng_state(new[1], self._device)
+        return old
+
+
+def seed_of(settings: Settings, index: int) -> int:
+    """Seed of one segment of an utterance: the first one has the utterance's own, the others one derived from it."""
+    if not index:
+        return settings.seed
+    return int(np.random.SeedSequence([settings.seed, index]).generate_state(1, np.uint64)[0])
+
+
+def stepwise(call: Callable[[Callable[[T], None]], object], noise: Noise) -> Generator[T]:
+    """Turn a call that hands results to a callback into an iterator over them.
+
+    Args:
+        call: Called with the callback. It is suspended inside the callback, and `GreenletExit` is raised there when the
+            iterator is closed.
+        noise: Random numbers of the call.
+
+    Yields:
+        What the callback was given.
+    """
+
+    def emit(item: T) -> None:
+        task.parent.switch(item)
+
+    task = greenlet.greenlet(lambda: call(emit))
+    try:
+        while True:
+            task.parent = greenlet.getcurrent()
+            with noise:
+                item = task.switch()
+            if task.dead:
+                return
+            yield item
+    finally:
+        if not task.dead:
+            task.parent = greenlet.getcurrent()
+            with noise:
+                task.throw(greenlet.GreenletExit)
+
+
+def place(model: Any, device: str) -> Any:  # noqa: ANN401  # A library's own class.
+    """Make a torch module ready to speak: on the device, in evaluation mode, and without gradients.
+
+    Gradients are switched off in the parameters and not in the thread, since utterances are suspended in the middle of
+    a library's own `no_grad`, and the mode of the thread would leak from one into the other.
+    """
+    return model.eval().requires_grad_(False).to(device)

@@ -1,0 +1,179 @@
+"""Engine `vibevoice`: speech from a language model with a diffusion head, frame by frame; knows no scheduling.
+
+VibeVoice (Peng et al. 2025) makes one latent of 3200 samples (133 ms) per step: the language model says that there is
+more to come, the diffusion head samples the latent, and a causal decoder turns it into samples, which feed back into
+the language model. The decoder keeps its own past, so every frame is final when it is made.
+
+Without a recording to imitate, VibeVoice invents its voices: which one follows from the seed and from the number of
+the speaker in the prompt. It was trained on English and Chinese.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from worker.audio import Trimmer
+from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.stepwise import Noise, TorchEngine, place, stepwise
+from worker.errors import UnspeakableText, UnsupportedModel
+
+if TYPE_CHECKING:
+    import torch
+
+NUM_SPEAKERS = 4
+"""Speakers that the model was trained to tell apart in a dialogue."""
+
+OVERRUN_S = 1.0
+"""How far generation goes past the longest that a segment may sound, so that the worker sees a runaway as one."""
+
+WRONG_LAYOUT = (
+    "it is in the layout of Microsoft's own code, whose weights transformers cannot load; take a converted repository, "
+    "such as 'vibevoice/VibeVoice-1.5B-hf'"
+)
+
+# The quotation marks as the model's own demo gives them, and no marks that the tokenizer takes for control tokens.
+_PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
+
+_emit: ContextVar[Callable[[torch.Tensor], None]] = ContextVar("emit")
+"""Takes the frames of the utterance whose coroutine is running: each coroutine has a context of its own."""
+
+
+class VibeVoiceEngine(TorchEngine):
+    """Runs `vibevoice/VibeVoice-1.5B-hf` and its like, in the layout of transformers."""
+
+    name = "vibevoice"
+    requires = (*TorchEngine.requires, "diffusers")
+
+    @classmethod
+    def claims(cls, model: HubModel) -> bool:
+        """By the model type, which the repositories in Microsoft's layout share."""
+        return model.model_type == "vibevoice"
+
+    @classmethod
+    def refuse(cls, model: HubModel) -> str:
+        """Refuse Microsoft's layout: it has neither a tokenizer nor the configuration of a processor."""
+        return WRONG_LAYOUT if model.files and "processor_config.json" not in model.files else ""
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: str) -> VibeVoiceModel:
+        """Load the model.
+
+        Raises:
+            UnsupportedModel: It is not in the layout of transformers.
+        """
+        # Out of any other configuration transformers would make a model with random weights.
+        if "audio_config" not in json.loads((checkpoint.folder / "config.json").read_text()):
+            raise UnsupportedModel(f"{checkpoint.name!r} cannot be loaded: {WRONG_LAYOUT}", field="model")
+        import transformers
+
+        library: Any = transformers  # Which is typed in parts only.
+        model = library.VibeVoiceForConditionalGeneration.from_pretrained(
+            checkpoint.folder, local_files_only=True, dtype="float32" if device == "cpu" else "auto"
+        )
+        processor = library.VibeVoiceProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+        return VibeVoiceModel(place(model, device), processor, checkpoint.revision, device)
+
+
+class VibeVoiceModel(Model):
+    """Speaks English and Chinese.
+
+    Args:
+        model: `VibeVoiceForConditionalGeneration`; its methods that sample and decode latents are wrapped.
+        processor: `VibeVoiceProcessor`.
+        revision: Of the checkpoint.
+        device: Where the model is.
+    """
+
+    # Frames stream at once, so a first segment has no need to be short; and a voice is kept within a segment only.
+    limits = SegmentLimits(first=800, longest=800, joins=True)
+
+    def __init__(self, model: Any, processor: Any, revision: str, device: str) -> None:  # noqa: ANN401
+        self._model, self._processor, self._device = model, processor, device
+        self._samples_per_frame: int = math.prod(model.config.audio_config.downsampling_ratios)
+        model._sample_audio_latent = partial(_sample_quietly, model._sample_audio_latent)
+        model._decode_audio_latent = partial(_decode_and_emit, model._decode_audio_latent)
+        self.card = Card(
+            sample_rate_hz=processor.feature_extractor.sampling_rate,
+            voices=[Voice(f"speaker-{number}", f"Speaker {number}", "en") for number in range(NUM_SPEAKERS)],
+            revision=revision,
+            options=_options(model.generation_config),
+        )
+
+    def check(self, text: str, voice: str) -> None:
+        """Refuse text without a letter or digit; the tokenizer knows those of every script.
+
+        Raises:
+            UnspeakableText: There is nothing to say.
+        """
+        if not any(char.isalnum() for char in text):
+            raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
+
+    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+        """Speak one segment; every step is one frame.
+
+        All segments start from the utterance's seed, on which the voice depends.
+        """
+        trimmer = Trimmer(self.card.sample_rate_hz)
+        for frame in stepwise(partial(self._generate, text, settings), Noise(settings.seed, self._device)):
+            yield trimmer.feed(frame.float().cpu().numpy())
+        yield trimmer.flush()
+
+    def _generate(self, text: str, settings: Settings, emit: Callable[[torch.Tensor], None]) -> None:
+        _emit.set(emit)
+        spoken = " ".join(text.translate(_PLAIN).replace("<|", "< |").split())
+        speaker = settings.voice.removeprefix("speaker-")
+        conversation = [{"role": speaker, "content": [{"type": "text", "text": spoken}]}]
+        inputs = self._processor.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(self._device)
+        options = dict(settings.options)
+        if "num_diffusion_steps" in options:
+            options["num_diffusion_steps"] = int(options["num_diffusion_steps"])  # All numbers arrive as floats.
+        self._model.generate(**inputs, **options, max_new_tokens=self._most_tokens(text, settings))
+
+    def _most_tokens(self, text: str, settings: Settings) -> int:
+        """Tokens after which the model is made to stop: past the longest for the text, or where it stops by itself."""
+        longest_s = self.limits.longest_s(text, settings.speed) + OVERRUN_S
+        bound = math.ceil(longest_s * self.card.sample_rate_hz / self._samples_per_frame)
+        own: int = self._model.generation_config.max_new_tokens or bound
+        return min(own, bound)
+
+
+def _sample_quietly(sample: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Sample a latent without a warning: numpy deprecates how diffusers makes arrays of tensors, for every frame."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        return sample(*args, **kwargs)
+
+
+def _decode_and_emit(decode: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Decode latents of one row, [1, 1, D], and hand their samples over, [3200]."""
+    output = decode(*args, **kwargs)
+    _emit.get()(output.audio[0].flatten())
+    return output
+
+
+def _options(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
+    """Describe what a request may set, with the checkpoint's own values as defaults."""
+    return {
+        "guidance_scale": {
+            "type": "number",
+            "minimum": 1,
+            "maximum": 5,
+            "default": config.guidance_scale or 1.0,
+            "description": "how closely the speech follows the text (classifier-free guidance); 1 is off",
+        },
+        "num_diffusion_steps": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 50,
+            "default": getattr(config, "num_diffusion_steps", None) or 10,
+            "description": "steps that each frame is refined in; more take longer",
+        },
+    }

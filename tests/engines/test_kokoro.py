@@ -92,6 +92,7 @@ def test_a_blend_lies_between_its_parts_and_only_the_ratio_of_its_weights_counts
         *("", "heart", "af_heart+", "+af_heart", "af_heart+nobody", "af_heart(0)", "af_heart(-1)", "af_heart(x)"),
         *("af_heart (1)", "af_heart@", "af_heart@tlh", "af_heart@en-US@en-GB", "../af_heart"),
         "+".join(["af_heart"] * 17),
+        *(f"af_heart+am_adam({'9' * 40})", f"af_heart(0.{'0' * 50}1)"),
     ],
 )
 def test_what_is_no_voice_is_not_found(model, voice):

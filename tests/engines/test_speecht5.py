@@ -131,6 +131,10 @@ def test_pictures_and_unknown_signs_are_passed_over(model):
     np.testing.assert_array_equal(speak(model, "Hello 🙂 world"), speak(model, "Hello world"))
 
 
+def test_a_sign_that_the_model_does_not_know_does_not_glue_two_words_together(model):
+    assert model._pieces("Yes\N{WHITE SMILING FACE}no") == ["Yes no"]
+
+
 def test_letters_that_the_model_does_not_know_are_refused_by_name(model):
     with pytest.raises(UnspeakableText, match="'世'") as refused:
         model.check("Hello 世界", "slt")

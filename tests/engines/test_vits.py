@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from tests.checkpoints import Family
 from tests.checkpoints.vits import FAMILIES, MODEL, ROMANISED, SPEAKERS, TOLERANCE, build
@@ -246,7 +247,7 @@ def test_the_hub_s_own_words_decide_what_is_claimed(root: Path) -> None:
     files = [path.name for path in (root / MODEL).iterdir()]
     real = HubModel(MODEL, info["library_name"], info["tags"], "vits", ["VitsModel"], files)
     assert VitsEngine.claims(real)
-    assert set(VitsEngine.files(real)) == {"*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"}
+    assert set(VitsEngine.files(real)) == {"*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja"}
     assert not VitsEngine.claims(replace(real, library="transformers.js", files=["config.json", "onnx/model.onnx"]))
     assert not VitsEngine.claims(replace(real, model_type="speecht5"))
 
@@ -265,3 +266,38 @@ def test_spelling_keeps_what_the_vocabulary_has_and_names_what_is_lost() -> None
     assert spell("abc", "ABC") == ("ABC", [])
     assert spell("aбc 5!", "ac ") == ("ac", ["б", "5"])
     assert spell("नमस्ते", "नमसत ") == ("नमसत", ["्", "े"])
+
+
+def test_a_sign_without_a_token_does_not_glue_two_words_together() -> None:
+    letters = "adehnorstwxy '"
+    assert spell('yes—and/or … (not) "so"', letters) == ("yes and or  not so", [])
+    assert spell("yes—no", letters.replace(" ", "")) == ("yesno", [])
+    assert spell("don’t sho\N{ZERO WIDTH JOINER}w", letters) == ("don't show", [])
+    assert spell("don’t", "dont ") == ("dont", [])
+
+
+def test_the_weights_of_a_trainer_s_checkpoints_are_left_alone() -> None:
+    def wanted(*files: str) -> list[str]:
+        return list(filter_repo_objects(files, allow_patterns=list(VitsEngine.files(HubModel("a/b", files=files)))))
+
+    trained = ("model.safetensors", "checkpoint-5/model.safetensors", "checkpoint-5/optimizer.bin", "training_args.bin")
+    assert wanted(*trained) == ["model.safetensors"]
+    # Safetensors in a folder do not stand in for the model's own pickle.
+    assert wanted("pytorch_model.bin", "voices/a.safetensors", "optimizer.bin") == ["pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"files": ["config.json", "vits.gguf"]}, "no torch weights"),
+        ({"library": "mlx-audio"}, "converted"),
+        ({"tags": ["4-bit", "bitsandbytes"]}, "converted"),
+        ({"tags": ["text-to-speech"]}, ""),
+        ({"files": []}, ""),
+    ],
+)
+def test_conversions_for_other_runtimes_are_refused_before_they_are_fetched(more, reason) -> None:
+    model = HubModel(**{"name": "a/b", "model_type": "vits", "files": ["config.json", "model.safetensors"], **more})
+    refused = VitsEngine.refuse(model)
+    assert reason in refused
+    assert bool(refused) == bool(reason)

@@ -13,6 +13,7 @@ alone; never by two at a time, so an engine needs no locks.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -287,8 +288,9 @@ class Engine(ABC):
 def transformers_files(model: HubModel) -> Sequence[str]:
     """Glob patterns of what `from_pretrained` reads: weights, configuration, tokenizers.
 
-    Weights are safetensors; pickles only where there are none (torch loads them with `weights_only`).
+    Weights are safetensors; pickles only where there are none (torch loads them with `weights_only`). Those of adapters
+    and of a trainer's checkpoints, which lie in folders, are left alone.
     """
-    has_safetensors = any(path.endswith(".safetensors") for path in model.files)
-    weights = "*.safetensors" if has_safetensors else "*.bin"
+    has_safetensors = any(re.fullmatch(r"model[^/]*\.safetensors", path) for path in model.files)
+    weights = "model*.safetensors" if has_safetensors else "pytorch_model*.bin"
     return ("*.json", weights, "*.model", "*.txt", "*.jinja")

@@ -7,7 +7,8 @@ style vectors, one for each number of phonemes; any of them can speak any langua
     blend    = part { "+" part }               af_heart+am_adam
     part     = id [ "(" weight ")" ]           af_heart+am_adam(0.3)
 
-Weights are positive and 1 unless given; only their ratio counts. Without `@`, the language is that of the first voice.
+Weights are 1 unless given, and between a millionth and a million; only their ratio counts. Without `@`, the language
+is that of the first voice.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _TAGS = {language.lower(): language for language in misaki.LANGUAGES}
 _VOICE = re.compile(r"([a-z])([fm])_(\w+)")
 _PART = re.compile(r"(\w+)(?:\((\d+(?:\.\d+)?|\.\d+)\))?")
 _MOST_PARTS = 16
+_LEAST_WEIGHT = 1e-6
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +73,7 @@ class KokoroEngine(TorchEngine):
 
     @classmethod
     def refuse(cls, model: HubModel) -> str:
-        return "" if importlib.util.find_spec("kokoro") else f"needs the extra {cls.extra}"
+        return super().refuse(model) if importlib.util.find_spec("kokoro") else f"needs the extra {cls.extra}"
 
     @classmethod
     def files(cls, model: HubModel) -> Sequence[str]:
@@ -161,7 +163,10 @@ class KokoroModel(Model):
         parts = blend.split("+")
         for part in parts:
             found = _PART.fullmatch(part)
-            if not found or found[1] not in self._styles or not (weight := float(found[2] or 1)):
+            if not found or found[1] not in self._styles:
+                return None
+            weight = float(found[2] or 1)
+            if not _LEAST_WEIGHT <= weight <= 1 / _LEAST_WEIGHT:  # Beyond, float32 would make 0 or infinity of it.
                 return None
             weights[found[1]] = weights.get(found[1], 0.0) + weight
         first = _describe(parts[0].partition("(")[0])

@@ -39,6 +39,7 @@ from worker.engines.base import (
 from worker.engines.stepwise import Noise, TorchEngine, place, seed_of, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text.normalise import normalise
+from worker.text.signs import APOSTROPHES, leave_out
 
 if TYPE_CHECKING:
     import torch
@@ -276,7 +277,9 @@ class SpeechT5Model(Model):
 
     def _pieces(self, text: str) -> list[str]:
         """Cut spelled text to what the encoder has positions for; nearly always one piece."""
-        spelled = re.sub(r"\s+", " ", "".join(c for c in self._fold(text) if c.isspace() or self._reads(c))).strip()
+        folded = self._fold(text)
+        unknown = {c for c in set(folded) if not (c.isspace() or self._reads(c))}
+        spelled = " ".join(leave_out(folded, unknown).split())
         # Two more tokens: the space before the first word, and the end.
         pieces = textwrap.wrap(spelled, self._model.config.max_text_positions - 2, break_on_hyphens=False)
         return [piece for piece in pieces if any(c.isalnum() for c in piece)]
@@ -288,6 +291,7 @@ class SpeechT5Model(Model):
     def _plain(self, char: str) -> str:
         if char.isspace() or self._reads(char):
             return char
+        char = APOSTROPHES.get(char, char)
         base = "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c))
         return base if all(c.isspace() or self._reads(c) for c in base) else char
 

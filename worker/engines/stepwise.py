@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import greenlet
 import numpy as np
 
-from worker.engines.base import Engine, Settings
+from worker.engines.base import Engine, HubModel, Settings
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+TORCH_WEIGHTS = (".safetensors", ".bin", ".pth")
+"""Ends of the names of files that the engines load."""
+
+CONVERTED = ("mlx", "mlx-audio", "bitsandbytes", "gptq", "awq", "compressed-tensors")
+"""Libraries and tags of repositories whose safetensors hold other tensors than the model has."""
 
 _GENERATORS = threading.RLock()
 
@@ -30,6 +36,15 @@ class TorchEngine(Engine):
 
     requires: ClassVar[Sequence[str]] = ("torch", "transformers")
     extra: ClassVar[str] = "torch"
+
+    @classmethod
+    def refuse(cls, model: HubModel) -> str:
+        """Refuse conversions for other runtimes, which keep the configuration, and weights in other numbers."""
+        if tags := [tag for tag in CONVERTED if tag in (model.library, *model.tags)]:
+            return f"its weights are converted ({tags[0]}); only unquantised torch weights are served"
+        if model.files and not any(path.endswith(TORCH_WEIGHTS) for path in model.files):
+            return f"its repository holds no torch weights ({', '.join(TORCH_WEIGHTS)})"
+        return ""
 
     @classmethod
     def loading(cls) -> AbstractContextManager[object]:

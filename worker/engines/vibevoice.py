@@ -58,7 +58,9 @@ class VibeVoiceEngine(TorchEngine):
     @classmethod
     def refuse(cls, model: HubModel) -> str:
         """Refuse Microsoft's layout: it has neither a tokenizer nor the configuration of a processor."""
-        return WRONG_LAYOUT if model.files and "processor_config.json" not in model.files else ""
+        if model.files and "processor_config.json" not in model.files:
+            return WRONG_LAYOUT
+        return super().refuse(model)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str) -> VibeVoiceModel:

@@ -32,6 +32,7 @@ from worker.engines.stepwise import Noise, TorchEngine, seed_of
 from worker.engines.vits_network import Network, windows
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text.normalise import normalise
+from worker.text.signs import APOSTROPHES, leave_out
 
 SPEEDS = (0.25, 2.0)  # Every token lasts a frame or more, so there is little left to gain beyond 2.
 BEYOND_S = 1.0  # So much more than may be heard is made, for the worker to see that speech has run away.
@@ -227,16 +228,17 @@ def spell(text: str, vocabulary: Collection[str]) -> tuple[str, list[str]]:
 
     Returns:
         The text in these characters, and the characters with a meaning that it lacks: letters, digits and the vowel
-        signs of Indic scripts, each once. Other signs are left out.
+        signs of Indic scripts, each once. Other signs are left out, with a space in place of one that parts two words.
     """
     composed = " ".join(unicodedata.normalize("NFC", text).split())
     respelled = {char: _respell(char, vocabulary) for char in dict.fromkeys(composed)}
     lost = [char for char, new in respelled.items() if not new and _has_meaning(char)]
-    return "".join(respelled[char] for char in composed).strip(), lost
+    kept = leave_out(composed, {char for char, new in respelled.items() if not new}, " " if " " in vocabulary else "")
+    return "".join(respelled[char] for char in kept).strip(), lost
 
 
 def _respell(char: str, vocabulary: Collection[str]) -> str:
-    for same in (char, char.lower(), char.upper()):
+    for same in (char, char.lower(), char.upper(), APOSTROPHES.get(char, char)):
         if same in vocabulary:
             return same
     folded = unicodedata.normalize("NFKD", char).casefold()

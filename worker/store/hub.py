@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,10 +291,10 @@ def _failure(error: BaseException, name: str, kind: Kind) -> WorkerError:
         case errors.HfHubHTTPError() if status in (401, 403):
             return ModelForbidden(f"the hub refuses access to {name!r} ({status}); is HF_TOKEN valid?", field="model")
         case errors.HfHubHTTPError() if status == 429:
-            wait = response.headers.get("retry-after", "") if response is not None else ""
+            wait = re.match(r"\d+", response.headers.get("retry-after", "")) if response is not None else None
             return HubUnavailable(
                 "the hub takes no more requests from here for now (429)",
-                retry_after_s=float(wait) if wait.isdigit() else 60.0,
+                retry_after_s=float(wait[0]) if wait else 60.0,
             )
         case errors.OfflineModeIsEnabled():
             return ModelNotFound(

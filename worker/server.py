@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -109,7 +110,6 @@ async def serve(settings: Settings) -> None:
     )
 
     async def preload() -> None:
-        await asyncio.to_thread(hub.sweep)
         await models.look_on_disk()
         # Already listening: whoever watches the status sees the models come.
         for resident in preloaded:
@@ -122,6 +122,7 @@ async def serve(settings: Settings) -> None:
         for service in ("", *SERVICES):
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
 
+    threading.Thread(target=hub.sweep, name="sweep", daemon=True).start()
     background = [asyncio.create_task(preload()), asyncio.create_task(models.watch_idle())]
     await ending.wait()
     for task in background:
@@ -138,10 +139,9 @@ async def serve(settings: Settings) -> None:
     except TimeoutError:
         log.warning("grace is over; streams are cut", streams=scheduler.active + scheduler.queued)
     await server.stop(0.1)
-    ended = await asyncio.to_thread(scheduler.stop, 1.0)
+    scheduler.stop(1.0)
     log.info("worker ended")
-    if not ended or any(resident.loading for resident in models):
-        os._exit(0)  # A step or a load that hangs cannot be stopped, and would keep the process from ending.
+    os._exit(0)  # A step, a load or a download that hangs cannot be stopped, and would keep the process from ending.
 
 
 @contextmanager

@@ -184,6 +184,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             architectures=tuple(asked.architectures),
             files=tuple(asked.files),
         )
+        if refusal := self._status.models.refusal(asked.name):
+            return models_pb2.Verdict(name=asked.name, reason=refusal)
         try:
             engine = self._status.registry.resolve(model)
         except UnsupportedModel as refused:
@@ -262,7 +264,7 @@ async def _first_audio_within(seconds: float, resident: Resident) -> AsyncIterat
         async with asyncio.timeout(seconds) as waiting:
             yield waiting
     except TimeoutError as error:
-        if not resident.model:
+        if not resident.model or resident.preparing:
             raise resident.not_ready() from error
         raise FirstAudioTimeout(f"no audio came within {seconds:g} s") from error
 

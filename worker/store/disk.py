@@ -1,27 +1,33 @@
 """Which models of the hub are on disk: fetches them, remembers them, and makes room for others.
 
-What was fetched is noted in one small file for each model, so that a worker without the hub knows what it can serve,
-which revision that is, and when it was used last. Files that somebody else has put into the cache are used, and never
-deleted. Everything here blocks and runs on a thread, one call at a time for each model. Knows no memory, no protocol.
+What is fetched is noted in one small file for each model, before the first byte comes. So a worker without the hub
+knows what it can serve and which revision that is, a download that was killed is still counted, and files that somebody
+else has put into the cache are used but never deleted.
+
+Workers of a host may share all this. A model that is being fetched or is in memory is held by a shared lock on a file
+beside its record, and only what can be locked alone is deleted. Everything here blocks and runs on a thread; for one
+model there is one call at a time, which its caller sees to. Knows no memory and no protocol.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import structlog
 
 from worker.engines.base import Checkpoint, Engine, HubModel
-from worker.engines.registry import Registry
-from worker.errors import DiskFull, HubUnavailable, ModelNotFound, UnsupportedModel
-from worker.store.hub import Hub, Kind, Repository
+from worker.engines.registry import WEIGHTS, Registry
+from worker.errors import DiskFull, HubUnavailable, ModelNotFound, UnsupportedModel, WorkerError
+from worker.store.hub import Hub, Kind, Repository, matching
 
 log = structlog.get_logger(__name__)
 
@@ -49,15 +55,20 @@ class Piece:
         revision: Commit.
         patterns: Which files.
         size: Their size in bytes.
-        is_ours: Whether they came through us; others' files are not ours to delete.
+        ours: Sizes of those that came through us, by path; others' files are not ours to delete.
     """
 
     name: str
     kind: Kind
     revision: str
     patterns: Sequence[str]
-    size: int
-    is_ours: bool
+    size: int = 0
+    ours: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def at(self) -> tuple[str, str, str]:
+        """Where its files are; pieces of several models may be in one place."""
+        return self.kind, self.name, self.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +78,14 @@ class Record:
     Attributes:
         model: What the hub said of it.
         pieces: Its own files first, then those of its parts.
+        old: Pieces of earlier revisions that could not be deleted yet.
+        is_whole: Whether all of it has come.
     """
 
     model: HubModel
-    pieces: Sequence[Piece] = field(default_factory=tuple)
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk that are ours to delete."""
-        return sum(piece.size for piece in self.pieces if piece.is_ours)
+    pieces: Sequence[Piece]
+    old: Sequence[Piece] = ()
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class Disk:
         hub: Where they come from.
         registry: Decides which engine serves one, and so which files it needs.
         folder: Where the records are.
-        budget: Most bytes that they may take.
+        budget: Most bytes that what was fetched may take.
         trusted: Models whose code may run.
     """
 
@@ -127,8 +137,8 @@ class Disk:
         self._folder = folder.expanduser() / "models"
         self._budget = budget
         self._trusted = trusted
-        self._lock = threading.Lock()
-        self._coming: dict[str, int] = {}  # Bytes that downloads under way still need, by model.
+        self._holds: dict[str, IO[bytes]] = {}
+        self._counting = threading.Lock()
 
     def __iter__(self) -> Iterator[Record]:
         """The records, the least recently used first."""
@@ -142,8 +152,7 @@ class Disk:
 
     def find(self, name: str) -> Record | None:
         """Look a model up; None if it was not fetched."""
-        path = self._path(name)
-        return _read(path) if path.exists() else None
+        return next((record for record in self if record.model.name == name), None)
 
     def locate(self, name: str, revision: str) -> Found:
         """Find a model on the hub, or on disk if the hub cannot be asked, and the engine that serves it.
@@ -164,82 +173,75 @@ class Disk:
             return Found(self._registry.resolve(record.model), record.pieces[0].revision, record=record)
         return Found(self._registry.resolve(repository.model), repository.revision, repository=repository)
 
-    def fetch(
-        self, found: Found, progress: Progress, on_progress: Callable[[], None], in_use: Collection[str]
-    ) -> Fetched:
-        """Bring a model to disk, with the other repositories that it needs.
+    def fetch(self, found: Found, progress: Progress, on_progress: Callable[[], None]) -> Fetched:
+        """Bring a model to disk, with the other repositories that it needs, and hold it there until `let_go`.
 
         Args:
             found: Which one.
             progress: Kept true.
             on_progress: Called when it has changed.
-            in_use: Models that must not be deleted to make room.
 
         Raises:
             WorkerError: The hub does not give it, or there is no room.
         """
         if found.record:
+            self._hold(found.record.model.name)
             return self._fetched(found.record)
         assert found.repository
-        name, model = found.repository.name, found.repository.model
+        model = found.repository.model
+        before = self.find(model.name)
+        self._hold(model.name)
+        record = Record(model, [], (*before.pieces, *before.old) if before else (), is_whole=False)
 
         def count(size: int) -> None:
-            with self._lock:
+            with self._counting:
                 progress.done = min(progress.done + size, progress.total)
-                self._coming[name] = progress.total - progress.done
             on_progress()
 
-        def get(source: Repository, patterns: Sequence[str]) -> Piece:
+        def get(record: Record, source: Repository, patterns: Sequence[str]) -> Record:
             wanted = source.select(patterns)
-            if not wanted:
-                raise UnsupportedModel(f"{source.name!r} has no file like {', '.join(patterns)}", field="model")
-            missing = self._hub.missing_bytes(source, patterns)
-            progress.total += missing
+            missing = self._hub.missing(source, patterns)
+            piece = Piece(source.name, source.kind, source.revision, tuple(patterns), sum(wanted.values()), missing)
+            progress.total += sum(missing.values())
             on_progress()
-            self._make_room(name, missing, in_use)
+            record = self._reserve(record, piece)
             self._hub.download(source, patterns, count)
-            is_ours = missing > 0 or self._was_ours(source)
-            return Piece(source.name, source.kind, source.revision, tuple(patterns), sum(wanted.values()), is_ours)
+            return record
 
-        try:
-            own = get(found.repository, tuple(found.engine.files(model)))
-            checkpoint = self._fetched(Record(model, [own])).checkpoint
-            parts = found.engine.parts(checkpoint)
-            pieces = [get(self._hub.describe(part.name, kind=part.kind), tuple(part.files)) for part in parts]
-            record = Record(model, [own, *pieces])
-            self._write(name, record)
-        finally:
-            self._coming.pop(name, None)
+        patterns = tuple(found.engine.files(model))
+        if not any(path.endswith(WEIGHTS) for path in found.repository.select(patterns)):
+            raise UnsupportedModel(f"{model.name!r} has no weights among {', '.join(patterns)}", field="model")
+        record = get(record, found.repository, patterns)
+        for part in found.engine.parts(self._fetched(record).checkpoint):
+            record = get(record, self._hub.describe(part.name, kind=part.kind), tuple(part.files))
+        self._write(dataclasses.replace(record, is_whole=True))
+        self._delete_old(model.name)
         return self._fetched(record)
 
-    def fetch_more(
-        self, checkpoint: Checkpoint, patterns: Sequence[str], on_bytes: Callable[[int], None], in_use: Collection[str]
-    ) -> None:
-        """Bring more files of a model to disk, at the revision that is loaded.
+    def fetch_more(self, checkpoint: Checkpoint, patterns: Sequence[str]) -> None:
+        """Bring more files of a model that is held to disk, at the revision that is loaded.
 
         Raises:
-            WorkerError: As `fetch`.
+            WorkerError: The hub does not give them, or there is no room.
         """
         try:
-            repository = self._hub.describe(checkpoint.name, checkpoint.revision)
-        except HubUnavailable:
             self._hub.on_disk(checkpoint.name, checkpoint.revision, patterns)
             return
-        self._make_room(checkpoint.name, self._hub.missing_bytes(repository, patterns), in_use)
-        self._hub.download(repository, patterns, on_bytes)
+        except HubUnavailable:
+            repository = self._hub.describe(checkpoint.name, checkpoint.revision)
         record = self.find(checkpoint.name)
+        missing = self._hub.missing(repository, patterns)
+        size = sum(repository.select(patterns).values())
+        piece = Piece(checkpoint.name, "model", checkpoint.revision, tuple(patterns), size, missing)
         if record:
-            own = record.pieces[0]
-            merged = tuple(dict.fromkeys([*own.patterns, *patterns]))
-            size = sum(repository.select(merged).values())
-            self._write(
-                checkpoint.name,
-                Record(record.model, [dataclasses.replace(own, patterns=merged, size=size), *record.pieces[1:]]),
-            )
+            self._reserve(record, piece)
+        self._hub.download(repository, patterns, lambda size: None)
 
-    def touch(self, name: str) -> None:
-        """Note that a model is being used."""
-        path = self._path(name)
+    def let_go(self, name: str) -> None:
+        """Note that a model is no longer in memory: its files may be deleted, those used long ago first."""
+        if hold := self._holds.pop(name, None):
+            hold.close()
+        path = self._path(name, "json")
         if path.exists():
             os.utime(path)
 
@@ -254,24 +256,23 @@ class Disk:
         Raises:
             HubUnavailable: Not all of them are on disk.
         """
-        own, *parts = (
-            self._hub.on_disk(piece.name, piece.revision, piece.patterns, piece.kind) for piece in record.pieces
-        )
-        checkpoint = Checkpoint(
-            record.model.name,
-            own,
-            record.pieces[0].revision,
-            {piece.name: folder for piece, folder in zip(record.pieces[1:], parts, strict=True)},
-            trusted=record.model.name in self._trusted,
-        )
+        folders: dict[str, Path] = {}
+        for piece in record.pieces:
+            folders[piece.name] = self._hub.on_disk(piece.name, piece.revision, piece.patterns, piece.kind)
+        own = record.pieces[0]
+        folder = folders.pop(own.name)
+        trusted = own.name in self._trusted
+        checkpoint = Checkpoint(own.name, folder, own.revision, folders, trusted=trusted)
         return Fetched(checkpoint, sum(piece.size for piece in record.pieces))
 
     def _without_hub(self, name: str, revision: str) -> Record | None:
         """What is on disk of a model, complete; None if it is not, or is another revision."""
+        record = self.find(name)
         try:
-            record = self.find(name) or self._found_in_cache(name, revision)
+            if not record or not record.is_whole:
+                record = self._found_in_cache(name, revision)
             self._fetched(record)
-        except HubUnavailable:
+        except WorkerError:
             return None
         return record if revision in ("", record.pieces[0].revision) else None
 
@@ -279,72 +280,145 @@ class Disk:
         """Make a record of files that another program has put into the cache.
 
         Raises:
-            HubUnavailable: There are none.
+            WorkerError: There are none, or not all that the engine needs.
         """
         folder = self._hub.on_disk(name, revision or "main", ("config.json",))
         model = _model_in(name, folder)
         engine = self._registry.resolve(model)
-        own = Piece(name, "model", folder.name, tuple(engine.files(model)), 0, is_ours=False)
+        own = Piece(name, "model", folder.name, tuple(engine.files(model)))
+        if not any(path.endswith(WEIGHTS) for path in matching(model.files, own.patterns)):
+            raise HubUnavailable(f"not all of {name!r} is on disk")
         pieces = [own]
-        for part in engine.parts(self._fetched(Record(model, [own])).checkpoint):
+        for part in engine.parts(self._fetched(Record(model, pieces)).checkpoint):
             commit = self._hub.on_disk(part.name, "main", part.files, part.kind).name
-            pieces.append(Piece(part.name, part.kind, commit, tuple(part.files), 0, is_ours=False))
+            pieces.append(Piece(part.name, part.kind, commit, tuple(part.files)))
         return Record(model, pieces)
 
-    def _make_room(self, name: str, size: int, in_use: Collection[str]) -> None:
-        """Delete models, the least recently used first, until there is room.
+    def _reserve(self, record: Record, piece: Piece) -> Record:
+        """Note what is about to be fetched, once there is room for it.
+
+        Raises:
+            DiskFull: There is none.
+        """
+        # What came through us stays ours, whichever model it came for first.
+        ours = dict(piece.ours)
+        theirs = (each for other in self for each in (*other.pieces, *other.old))
+        for each in [*record.pieces, *record.old, *theirs]:
+            if each.at == piece.at:
+                ours |= {path: each.ours[path] for path in matching(each.ours, piece.patterns)}
+        piece = dataclasses.replace(piece, ours=ours)
+        if same := next((each for each in record.pieces if each.at == piece.at), None):
+            patterns = tuple(dict.fromkeys([*same.patterns, *piece.patterns]))
+            piece = dataclasses.replace(piece, patterns=patterns, size=same.size + piece.size)
+        pieces = [piece if each is same else each for each in record.pieces] if same else [*record.pieces, piece]
+        old = [each for each in record.old if each.at != piece.at]
+        record = dataclasses.replace(record, pieces=pieces, old=old)
+        with self._alone():
+            self._make_room(record)
+            self._write(record)
+        return record
+
+    def _make_room(self, coming: Record) -> None:
+        """Delete models, the least recently used first, until there is room for one more.
 
         Raises:
             DiskFull: There is none even so.
         """
-        with self._lock:
+        records = [record for record in self if record.model.name != coming.model.name]
+        need = sum(self._hub.not_here(piece.kind, piece.name, piece.revision, piece.ours) for piece in coming.pieces)
+        while True:
             _, free = self._hub.space()
-            records = list(self)
-            taken = sum(record.size for record in records if record.model.name != name)
-            taken += sum(coming for other, coming in self._coming.items() if other != name)
-            for record in records:
-                if size <= free and taken + size <= self._budget:
-                    return
-                if record.model.name in in_use or record.model.name == name or not record.size:
-                    continue
-                self._delete(record, records)
-                free, taken = self._hub.space()[1], taken - record.size
-            if size > free or taken + size > self._budget:
-                raise DiskFull(
-                    f"{name!r} needs {size:,} bytes of disk; {min(free, self._budget - taken):,} can be had "
-                    f"(free: {free:,}; SONORANT_DISK_BUDGET: {self._budget:,}, of which {taken:,} are taken)",
-                    field="model",
-                )
-
-    def _delete(self, record: Record, others: Sequence[Record]) -> None:
-        shared = {(p.name, p.revision) for other in others if other is not record for p in other.pieces}
-        for piece in record.pieces:
-            if piece.is_ours and (piece.name, piece.revision) not in shared:
-                self._hub.delete(piece.name, piece.revision, piece.kind)
-        self._path(record.model.name).unlink(missing_ok=True)
-        log.info("model removed from disk", model=record.model.name, bytes=record.size)
-
-    def _was_ours(self, source: Repository) -> bool:
-        return any(
-            piece.is_ours and (piece.name, piece.revision) == (source.name, source.revision)
-            for record in self
-            for piece in record.pieces
+            taken = _total([*records, coming])
+            if need <= free and taken <= self._budget:
+                return
+            ours = (record for record in records if _total([record]))
+            victim = next((record for record in ours if self._try_delete(record, records)), None)
+            if not victim:
+                break
+            records.remove(victim)
+        raise DiskFull(
+            f"{coming.model.name!r} needs {need:,} bytes more on disk, where {free:,} are free; with it, what was "
+            f"fetched and is in use would take {taken:,}, and SONORANT_DISK_BUDGET is {self._budget:,}",
+            field="model",
         )
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name.replace('/', '--')}.json"
+    def _try_delete(self, record: Record, others: Sequence[Record]) -> bool:
+        """Delete a model unless some worker holds it."""
+        name = record.model.name
+        with self._path(name, "lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._delete((*record.pieces, *record.old), [each for each in others if each is not record])
+            self._path(name, "json").unlink(missing_ok=True)
+        log.info("model removed from disk", model=name, bytes=_total([record]))
+        return True
 
-    def _write(self, name: str, record: Record) -> None:
+    def _delete_old(self, name: str) -> None:
+        """Delete earlier revisions of a model, unless another worker has it in memory."""
+        with self._alone():
+            record, hold = self.find(name), self._holds.get(name)
+            if not record or not record.old or not hold:
+                return
+            try:
+                fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._delete(record.old, [each for each in self if each.model.name != name])
+                self._write(dataclasses.replace(record, old=()))
+            except BlockingIOError:
+                pass  # It stays on record, and goes with the model or the next revision.
+            finally:
+                fcntl.flock(hold, fcntl.LOCK_SH)
+
+    def _delete(self, pieces: Sequence[Piece], others: Sequence[Record]) -> None:
+        """Delete our files of some pieces, but for those that another model needs."""
+        for piece in pieces:
+            needed = [each.patterns for other in others for each in (*other.pieces, *other.old) if each.at == piece.at]
+            spared = {path for patterns in needed for path in matching(piece.ours, patterns)}
+            self._hub.delete(piece.kind, piece.name, piece.revision, piece.ours.keys() - spared)
+
+    def _hold(self, name: str) -> None:
+        """Keep every worker from deleting a model."""
+        if name not in self._holds:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = self._path(name, "lock").open("ab")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._holds[name] = lock
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads and workers from making room at the same time."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(name)
+        with (self._folder / "room.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self._folder / f"{name.replace('/', '--')}.{suffix}"
+
+    def _write(self, record: Record) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(record.model.name, "json")
         fresh = path.with_suffix(f".{os.getpid()}.new")
         fresh.write_text(json.dumps(dataclasses.asdict(record), indent=1), encoding="utf-8")
         fresh.replace(path)
 
 
+def _total(records: Sequence[Record]) -> int:
+    """Size of what is ours in some records, in bytes; what several share counts once."""
+    sizes = {
+        (*piece.at, path): size
+        for record in records
+        for piece in (*record.pieces, *record.old)
+        for path, size in piece.ours.items()
+    }
+    return sum(sizes.values())
+
+
 def _read(path: Path) -> Record:
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return Record(HubModel(**data["model"]), [Piece(**piece) for piece in data["pieces"]])
+    pieces, old = ([Piece(**piece) for piece in data[name]] for name in ("pieces", "old"))
+    return Record(HubModel(**data["model"]), pieces, old, is_whole=data["is_whole"])
 
 
 def _model_in(name: str, folder: Path) -> HubModel:
@@ -353,7 +427,7 @@ def _model_in(name: str, folder: Path) -> HubModel:
     return HubModel(
         name,
         library="transformers" if "architectures" in config else "",
-        model_type=str(config.get("model_type", "")),
+        model_type=str(config.get("model_type") or ""),
         architectures=tuple(config.get("architectures") or ()),
         files=tuple(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
     )

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ WORTH_WAITING_S = 2.0
 ABANDONED_S = 600.0
 """A partial file that has not grown for so long belongs to a download that was killed."""
 
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
 log = structlog.get_logger(__name__)
 
 
@@ -63,7 +65,12 @@ class Repository:
 
     def select(self, patterns: Sequence[str]) -> dict[str, int]:
         """Sizes of the files that match some pattern."""
-        return {path: self.sizes[path] for path in filter_repo_objects(self.sizes, allow_patterns=list(patterns))}
+        return {path: self.sizes[path] for path in matching(self.sizes, patterns)}
+
+
+def matching(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Those paths that match some glob pattern, by the library's own rules."""
+    return list(filter_repo_objects(paths, allow_patterns=list(patterns)))
 
 
 def check_name(name: str) -> None:
@@ -124,7 +131,7 @@ class Hub:
             name,
             library=getattr(info, "library_name", "") or "",
             tags=tuple(info.tags or ()),
-            model_type=str(config.get("model_type", "")),
+            model_type=str(config.get("model_type") or ""),
             architectures=tuple(config.get("architectures") or ()),
             files=tuple(sizes),
         )
@@ -175,27 +182,37 @@ class Hub:
                 )
             )
 
-    def missing_bytes(self, repository: Repository, patterns: Sequence[str]) -> int:
-        """How much of the files is not on disk, in bytes."""
-        folder = self._folder(repository.name, repository.kind) / "snapshots" / repository.revision
-        return sum(size for path, size in repository.select(patterns).items() if not (folder / path).exists())
+    def missing(self, repository: Repository, patterns: Sequence[str]) -> dict[str, int]:
+        """Sizes of the files that are not on disk, in bytes, by path."""
+        folder = self._snapshot(repository.kind, repository.name, repository.revision)
+        return {path: size for path, size in repository.select(patterns).items() if not (folder / path).exists()}
 
-    def delete(self, name: str, revision: str, kind: Kind = "model") -> None:
-        """Remove a revision from disk; files that other revisions share stay."""
-        folder = self._folder(name, kind)
-        shutil.rmtree(folder / "snapshots" / revision, ignore_errors=True)
-        used = {path.resolve() for path in (folder / "snapshots").rglob("*") if path.is_symlink()}
-        if not used:
-            shutil.rmtree(folder, ignore_errors=True)
-        for blob in (folder / "blobs").glob("*"):
-            if blob.resolve() not in used and not blob.name.endswith(".incomplete"):
+    def not_here(self, kind: str, name: str, revision: str, sizes: Mapping[str, int]) -> int:
+        """How much of some files is not on disk, in bytes."""
+        folder = self._snapshot(kind, name, revision)
+        return sum(size for path, size in sizes.items() if not (folder / path).exists())
+
+    def delete(self, kind: str, name: str, revision: str, paths: Collection[str]) -> None:
+        """Remove files of a revision from disk, with what no other revision shares, and folders that become empty."""
+        snapshot = self._snapshot(kind, name, revision)
+        for path in paths:
+            (snapshot / path).unlink(missing_ok=True)
+        repository = snapshot.parent.parent
+        for folder in sorted((path for path in repository.rglob("*") if path.is_dir()), reverse=True):
+            if folder.is_relative_to(repository / "snapshots") and not any(folder.iterdir()):
+                folder.rmdir()
+        used = {path.resolve() for path in repository.glob("snapshots/**/*") if path.is_symlink()}
+        for blob in repository.glob("blobs/*"):
+            if blob not in used and blob.resolve() not in used and not blob.name.endswith(".incomplete"):
                 blob.unlink(missing_ok=True)
+        if not used:
+            shutil.rmtree(repository, ignore_errors=True)
 
     def remove_damaged(self, folder: Path) -> list[str]:
         """Delete the files of a snapshot whose contents are not what the hub has, so that the next try fetches them.
 
         The library does not check what it has downloaded. Its blobs are named after their SHA-256, small ones after
-        their git object id.
+        their git object id; of one that is named otherwise, nothing can be said.
 
         Returns:
             Their paths in the repository.
@@ -203,7 +220,7 @@ class Hub:
         damaged = []
         for path in sorted(path for path in folder.rglob("*") if path.is_symlink()):
             blob = path.resolve()
-            if blob.exists() and _digest(blob, len(blob.name)) != blob.name:
+            if blob.exists() and _DIGEST.fullmatch(blob.name) and _digest(blob, len(blob.name)) != blob.name:
                 damaged.append(str(path.relative_to(folder)))
                 path.unlink()
                 blob.unlink(missing_ok=True)
@@ -229,8 +246,8 @@ class Hub:
         """Whether the hub said nothing of a model, so that what is on disk may be served."""
         return isinstance(error, HubUnavailable) or bool(constants.HF_HUB_OFFLINE)
 
-    def _folder(self, name: str, kind: Kind) -> Path:
-        return self.cache / f"{kind}s--{name.replace('/', '--')}"
+    def _snapshot(self, kind: str, name: str, revision: str) -> Path:
+        return self.cache / f"{kind}s--{name.replace('/', '--')}" / "snapshots" / revision
 
 
 def _counting(on_bytes: Callable[[int], None]) -> type[progress_bar]:

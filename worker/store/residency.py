@@ -8,17 +8,19 @@ What exceeds the budget leaves: the least recently used first, never one that is
 from __future__ import annotations
 
 import asyncio
-import copy
+import contextlib
 import enum
 import functools
 import importlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -38,17 +40,19 @@ from worker.errors import (
     WrongModelState,
 )
 from worker.store.disk import Disk, Progress
+from worker.store.failures import Failures
 from worker.store.hub import check_name
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 WARMUP_TEXT = "Hello there."
 WARMUP_STEPS = 2
 
-FIRST_BACK_OFF_S = 1.0
-LONGEST_BACK_OFF_S = 60.0
-MOST_FAILURES = 1000
-"""How many models that could not be had are remembered."""
+MOST_FETCHES = 64
+"""Models that are fetched at the same time, those among them of which everything is here."""
 
 NOTICE_S = 0.1
 """Progress of a download is told no more often than this."""
@@ -104,18 +108,13 @@ class Resident:
     def not_ready(self) -> ModelLoading:
         """Say how far it is, to a caller who cannot wait any longer."""
         done, total = self.progress.done, self.progress.total
-        if self.stage is Stage.DOWNLOADING and total:
+        if self.preparing:
+            doing = f"here, but the files of the voice {', '.join(self.preparing)} are still on their way"
+        elif self.stage is Stage.DOWNLOADING and total:
             doing = f"being downloaded: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB are here"
         else:
             doing = {Stage.LOADING: "being loaded", Stage.WARMING_UP: "being warmed up"}.get(self.stage, "on its way")
         return ModelLoading(f"the model {self.name!r} is {doing}", field="model", retry_after_s=5.0)
-
-
-@dataclass
-class _Failure:
-    error: WorkerError
-    count: int
-    retry_at: float
 
 
 class Residency:
@@ -160,7 +159,10 @@ class Residency:
         self._patience_s = patience_s
         self._memory = asyncio.Lock()  # Held by whoever brings a model into memory or takes one out.
         self._sizes: dict[str, int] = {}
-        self._failures: dict[str, _Failure] = {}
+        self._failures = Failures()
+        # Apart from the threads that load and unload: a slow hub must keep no model that is here from coming or going.
+        self._asking = ThreadPoolExecutor(8, "ask-hub")
+        self._fetching = ThreadPoolExecutor(MOST_FETCHES, "fetch")
         self._residents: dict[str, Resident] = {}
         for name, card in registry.models().items():
             if self._is_allowed(name):
@@ -173,7 +175,8 @@ class Residency:
 
     async def look_on_disk(self) -> None:
         """Learn which models of the hub are on disk, and forget those that no longer are."""
-        records = {record.model.name: record for record in await asyncio.to_thread(list, self._disk)}
+        found = await self._in(self._asking, list, self._disk)
+        records = {record.model.name: record for record in found if record.is_whole}
         for name, record in records.items():
             if name in self._residents or not self._is_allowed(name):
                 continue
@@ -184,7 +187,7 @@ class Residency:
             self._residents[name] = Resident(name, engine, revision=record.pieces[0].revision)
         for resident in list(self._residents.values()):
             is_idle = resident.stage is Stage.AVAILABLE and not (resident.loading or resident.users)
-            if is_idle and not resident.is_embedded and resident.name not in records:
+            if resident.engine and is_idle and not resident.is_embedded and resident.name not in records:
                 del self._residents[resident.name]
         self._changes.notify()
 
@@ -247,17 +250,14 @@ class Residency:
         Raises:
             WorkerError: It cannot be had. For a while later callers are told the same, then it is tried again.
         """
+        # Whoever found it before it was forgotten and found anew holds another object.
+        resident = self._residents.setdefault(resident.name, resident)
         if resident.model:
             return resident.model
         if not resident.loading:
-            failure = self._failures.get(resident.name)
-            wait_s = failure.retry_at - time.monotonic() if failure else 0.0
-            if failure and wait_s > 0 and not at_once:
+            if not at_once and (failure := self._failures.recent(resident.name)):
                 self._forget(resident)
-                again = copy.copy(failure.error)
-                again.retry_after_s = max(wait_s, again.retry_after_s or 0.0)
-                raise again
-            self._residents[resident.name] = resident
+                raise failure
             resident.loading = asyncio.create_task(self._load(resident))
             # If nobody waits any more, a failure is on record all the same: in the log and in `reason`.
             resident.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -288,28 +288,31 @@ class Residency:
         Raises:
             WrongModelState: It is being used or loaded.
         """
+        self._insist_idle(resident)
+        async with self._memory:
+            self._insist_idle(resident)  # Somebody may have come meanwhile.
+            await self._take_out(resident)
+        self._forget(resident)
+
+    async def watch_idle(self) -> None:
+        """Take models out of memory that nobody has used for long, until cancelled."""
+        while self._idle_ttl_s:
+            await asyncio.sleep(min(self._idle_ttl_s / 4, 5.0))
+            for resident in self._idle():
+                if resident.used_at <= time.monotonic() - self._idle_ttl_s and not resident.users:
+                    log.info("model was idle", model=resident.name)
+                    with contextlib.suppress(WrongModelState):
+                        await self.unload(resident)
+
+    def refusal(self, name: str) -> str:
+        """Say why a model may not be used here; empty if it may."""
+        return "" if self._is_allowed(name) else "excluded by the operator of this server"
+
+    def _insist_idle(self, resident: Resident) -> None:
         if resident.users or resident.loading:
             raise WrongModelState(
                 f"the model {resident.name!r} is in use ({resident.users} utterances) or being loaded", field="model"
             )
-        if not resident.model:
-            self._forget(resident)
-            return
-        async with self._memory:
-            if not resident.users:  # Somebody may have come while others were loaded.
-                await self._take_out(resident)
-
-    async def watch_idle(self) -> None:
-        """Take models out of memory that nobody has used for long, until cancelled."""
-        if not self._idle_ttl_s:
-            return
-        while True:
-            await asyncio.sleep(min(self._idle_ttl_s / 4, 5.0))
-            before = time.monotonic() - self._idle_ttl_s
-            for resident in self._idle():
-                if resident.used_at <= before:
-                    log.info("model was idle", model=resident.name)
-                    await self.unload(resident)
 
     async def _load(self, resident: Resident) -> Model:
         try:
@@ -317,37 +320,36 @@ class Residency:
         except Exception as error:
             failure = await self._explain(resident, error)
             self._note_failure(resident, failure)
+            await self._in(self._asking, self._disk.let_go, resident.name)
             # What the frames of a failed load hold is as large as the model.
             traceback.clear_frames(error.__traceback__)
             await asyncio.to_thread(self._device.give_back)
             raise failure from None
         else:
-            self._failures.pop(resident.name, None)
+            self._failures.forget(resident.name)
             return model
         finally:
             resident.loading = None
             self._forget(resident)
 
     async def _bring_in(self, resident: Resident) -> Model:
-        expected = self._sizes.get(resident.name, 0)
+        files = 0
         if resident.is_embedded:
             assert resident.engine
             build = functools.partial(resident.engine.load_embedded, resident.name, self._device.id)
         else:
-            found = await asyncio.to_thread(self._disk.locate, resident.name, resident.wanted)
+            found = await self._in(self._asking, self._disk.locate, resident.name, resident.wanted)
             resident.engine, resident.revision, resident.progress = found.engine, found.revision, Progress()
             self._set(resident, Stage.DOWNLOADING)
-            fetched = await asyncio.to_thread(
-                self._disk.fetch, found, resident.progress, self._teller(), self._in_use()
-            )
+            fetched = await self._in(self._fetching, self._disk.fetch, found, resident.progress, self._teller())
             resident.checkpoint = fetched.checkpoint
-            expected = max(expected, fetched.size)
+            files = fetched.size
             build = functools.partial(found.engine.load, fetched.checkpoint, self._device.id)
         assert resident.engine
         engine = resident.engine
-        async with self._memory:
-            self._set(resident, Stage.LOADING)
-            await self._make_room(resident, expected)
+        expected = self._sizes.get(resident.name, files)
+        self._set(resident, Stage.LOADING)
+        async with self._room(resident, files, expected):
             await asyncio.to_thread(_import, engine.requires)
             held = self._device.used()
             model = await asyncio.to_thread(_build, engine, build)
@@ -355,10 +357,7 @@ class Residency:
             await asyncio.to_thread(_warm_up, model)
             # What the load needed for a moment must not count as held.
             await asyncio.to_thread(self._device.give_back)
-            measured = max(self._device.used() - held, self._sizes.get(resident.name, 0))
-            self._sizes[resident.name] = measured
-            # The allocator of a CPU may have met the need from what it still held: it takes no less than its files.
-            resident.size = max(measured, expected) if self._device.id == "cpu" else measured
+            resident.size = self._sizes[resident.name] = self._measured(resident, held, files)
             resident.model, resident.card = model, model.card
             resident.used_at = time.monotonic()
             self._set(resident, Stage.READY)
@@ -368,42 +367,68 @@ class Residency:
             await self.look_on_disk()  # Others may have left the disk to make room.
         return model
 
+    def _measured(self, resident: Resident, held: int, files: int) -> int:
+        """How much memory a model has taken, in bytes.
+
+        On a CPU that is what the process has grown by, so others who speak or load meanwhile may add to it: the least
+        of several loads is the nearest. And its allocator may have met the need from what it still held: a model takes
+        no less than its files.
+        """
+        grown = max(0, self._device.used() - held)
+        if self._device.id != "cpu":
+            return grown
+        return max(files, min(grown, self._sizes.get(resident.name, grown)))
+
     async def _prepare(self, resident: Resident, model: Model, voice: str) -> None:
         assert resident.checkpoint
-        await asyncio.to_thread(
-            self._disk.fetch_more, resident.checkpoint, model.lacks(voice), lambda size: None, self._in_use()
-        )
+        await self._in(self._fetching, self._disk.fetch_more, resident.checkpoint, model.lacks(voice))
         async with self._memory:
             held = self._device.used()
             try:
                 await asyncio.to_thread(model.prepare, voice)
+            except WorkerError:
+                raise
             except Exception as error:
                 raise LoadFailure(
                     f"the voice {voice!r} of {resident.name!r} could not be loaded: {type(error).__name__}: {error}",
                     field="voice",
                 ) from error
             resident.size += max(0, self._device.used() - held)
+            await self._shrink(keep=resident)
 
-    async def _make_room(self, resident: Resident, size: int) -> None:
-        """Take models out of memory until one more fits; busy ones are waited for.
+    @contextlib.asynccontextmanager
+    async def _room(self, resident: Resident, files: int, size: int) -> AsyncIterator[None]:
+        """Make room for a model, and keep others from loading or leaving inside the context.
+
+        Idle models leave, the least recently used first; busy ones are waited for, and meanwhile others may load,
+        leave or be prepared.
 
         Raises:
-            OutOfMemory: It would not fit into the empty memory either.
+            OutOfMemory: Its files alone are larger than the budget.
             Overloaded: The busy ones have not ended in time.
         """
-        if size > self._budget:
+        if files > self._budget:
             raise OutOfMemory(
-                f"the model {resident.name!r} takes {size:,} bytes of memory; SONORANT_MEMORY_BUDGET is "
+                f"the model {resident.name!r} takes {files:,} bytes of memory; SONORANT_MEMORY_BUDGET is "
                 f"{self._budget:,}",
                 field="model",
             )
         try:
-            async with asyncio.timeout(self._patience_s):
-                while self._held + size > self._budget:
+            async with asyncio.timeout(self._patience_s) as waiting:
+                while True:
                     seen = self._changes.count
-                    if not await self._take_out_one(resident):
-                        await self._changes.after(seen)
+                    async with self._memory:
+                        while self._held + size > self._budget and await self._take_out_one(resident):
+                            pass
+                        # A model that has measured more than the whole budget gets it for itself.
+                        if self._held + size <= self._budget or not self._held:
+                            waiting.reschedule(None)
+                            yield
+                            return
+                    await self._changes.after(seen)
         except TimeoutError as error:
+            if not waiting.expired():
+                raise
             raise Overloaded(
                 f"there is no memory for the model {resident.name!r}: all that are loaded are speaking or pinned",
                 retry_after_s=5.0,
@@ -431,7 +456,7 @@ class Residency:
             del model
             await asyncio.to_thread(self._device.give_back)
             if not resident.is_embedded:
-                await asyncio.to_thread(self._disk.touch, resident.name)
+                await self._in(self._asking, self._disk.let_go, resident.name)
 
     async def _explain(self, resident: Resident, error: Exception) -> WorkerError:
         """Turn whatever went wrong into what callers are told."""
@@ -456,15 +481,8 @@ class Residency:
 
     def _note_failure(self, resident: Resident, failure: WorkerError) -> None:
         self._set(resident, Stage.FAILED, failure.message)
-        last = self._failures.pop(resident.name, None)
-        count = last.count + 1 if last else 1
-        wait_s = min(FIRST_BACK_OFF_S * 2 ** min(count - 1, 16), LONGEST_BACK_OFF_S)
-        if failure.retry_after_s is None:
-            failure.retry_after_s = wait_s if isinstance(failure, LoadFailure) else None
-        self._failures[resident.name] = _Failure(copy.copy(failure), count, time.monotonic() + wait_s)
-        if len(self._failures) > MOST_FAILURES:
-            del self._failures[next(iter(self._failures))]
-        log.warning("model not available", model=resident.name, reason=failure.message, retry_s=wait_s)
+        self._failures.note(resident.name, failure)
+        log.warning("model not available", model=resident.name, reason=failure.message)
 
     def _forget(self, resident: Resident) -> None:
         """Drop a name that turned out to be no model of ours, once nobody asks for it."""
@@ -473,10 +491,6 @@ class Residency:
 
     def _what_is_here(self) -> str:
         return f"here are {', '.join(each.name for each in self) or 'none'}"
-
-    def _in_use(self) -> list[str]:
-        """Models whose files must stay on disk."""
-        return [each.name for each in self._residents.values() if each.model or each.loading]
 
     def _idle(self) -> list[Resident]:
         """Models in memory that may leave it, the least recently used first."""
@@ -495,6 +509,12 @@ class Residency:
         return any(fnmatchcase(name, pattern) for pattern in self._allow) and not any(
             fnmatchcase(name, pattern) for pattern in self._deny
         )
+
+    @staticmethod
+    async def _in(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks on one of some threads."""
+        call = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(threads, call)
 
     def _set(self, resident: Resident, stage: Stage, reason: str = "") -> None:
         resident.stage, resident.reason = stage, reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gateway.errors import ApiError
@@ -121,7 +121,7 @@ class Catalogue:
         listed, is_stale = await self._hub.get(search, limit)
         verdicts = await self._verdicts(listed)
         local = {entry.model.name: entry for entry in self}
-        models = [self._describe(each, local.get(each.facts["id"]), verdicts.get(each.facts["id"])) for each in listed]
+        models = [self._describe(each, local.get(each.facts.id), verdicts.get(each.facts.id)) for each in listed]
         named = {model["id"] for model in models}
         others = [
             self._describe(None, entry, None)
@@ -136,12 +136,12 @@ class Catalogue:
         """Ask the workers which models they can serve; one that can is enough."""
         asked = [
             models_pb2.HubModel(
-                name=each.facts["id"],
-                library=each.facts["library_name"] or "",
-                tags=each.facts["tags"],
+                name=each.facts.id,
+                library=each.facts.library_name or "",
+                tags=each.facts.tags,
                 model_type=each.model_type,
                 architectures=each.architectures,
-                files=list(each.sizes),
+                files=each.files,
             )
             for each in listed
         ]
@@ -160,7 +160,7 @@ class Catalogue:
         model = entry.model if entry else models_pb2.Model()
         engine = model.engine or (verdict.engine if verdict else "")
         reason = "" if engine else verdict.reason if verdict else "no worker can be reached"
-        facts = listed.facts if listed else {"id": model.name, "pipeline_tag": TASK}
+        facts = asdict(listed.facts) if listed else {"id": model.name, "pipeline_tag": TASK}
         return {
             **facts,
             "servable": bool(engine),

@@ -11,6 +11,7 @@ from gateway.errors import ApiError
 from gateway.settings import INSTRUCTIONS_CHARS
 
 MAX_SEED = 2**63 - 1
+MAX_ID_CHARS = 256
 
 
 def _text(value: object) -> object:
@@ -42,7 +43,7 @@ class SpeechRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     input: Text = Field(description="The text to speak.")
-    model: Text | None = Field(None, max_length=256, description="A model id, or one of OpenAI's model names.")
+    model: Text | None = Field(None, max_length=MAX_ID_CHARS, description="A model id, or one of OpenAI's model names.")
     voice: Annotated[Text, Field(max_length=256)] | VoiceReference | None = Field(
         None, description="A voice of the model, or one of OpenAI's voices."
     )

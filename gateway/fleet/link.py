@@ -43,6 +43,9 @@ _DISTANCES = {
     models_pb2.MODEL_STATE_FAILED: Distance.FAILED,
 }
 
+Progress = tuple[str, models_pb2.LoadModelResponse]
+"""The name of the worker that loads, and what it says of it."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -110,16 +113,20 @@ class WorkerLink:
         """Bring a model into the worker's memory; iterate over its progress.
 
         Raises:
-            ApiError: It cannot be had.
+            ApiError: It cannot be had, or the worker has ended the call before it was there.
         """
         call = self._models.LoadModel(models_pb2.LoadModelRequest(name=model))
+        stage = models_pb2.LOAD_STAGE_UNSPECIFIED
         try:
             async for progress in call:
+                stage = progress.stage
                 yield progress
         except grpc.aio.AioRpcError as error:
             raise _from_rpc(error, self.address) from error
         finally:
             call.cancel()
+        if stage != models_pb2.LOAD_STAGE_READY:
+            raise ApiError("ENGINE_FAILURE", f"the worker at {self.address} ended the load before its end")
 
     async def unload(self, model: str) -> None:
         """Take a model out of the worker's memory.
@@ -194,26 +201,16 @@ class Speech:
         Raises:
             ApiError: No worker could begin.
         """
-        tried: list[str] = []
-        moves_left = MOVES
-        failure: ApiError | None = None
-        while link := choose(self._fleet, self._request.model, tried):
-            was_connected = link.is_connected
+        attempts = Attempts(self._fleet, self._request.model)
+        while True:
+            link = attempts.next()
             self._begin(link)
             try:
                 self._first = await self._read()
             except grpc.aio.AioRpcError as error:
                 self.cancel()
                 failure = _from_rpc(error, link.address)
-                if not _may_move(failure):
-                    raise failure from error
-                tried.append(link.address)
-                if failure.reason != "UNSUPPORTED_MODEL":  # That costs nothing, and the next one may have the engine.
-                    broke = failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and was_connected)
-                    moves_left = min(moves_left, POISON_MOVES) if broke else moves_left
-                    if not moves_left:
-                        raise failure from error
-                    moves_left -= 1
+                attempts.note(failure)
                 log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
                 self.moves += 1
                 continue
@@ -222,7 +219,6 @@ class Speech:
                 raise ApiError("ENGINE_FAILURE", f"the worker at {link.address} ended the call without audio")
             self.header = self._first.header
             return
-        raise failure or ApiError("NO_WORKER", "no worker can be reached", retry_after_s=1.0)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the PCM, s16le at the header's rate.
@@ -316,6 +312,29 @@ class Fleet:
             self.changed.clear()
             await self.changed.wait()
 
+    async def load(self, model: str, worker_id: str = "") -> AsyncIterator[Progress]:
+        """Bring a model into the memory of some worker, or of the one of that name; iterate over its progress.
+
+        Raises:
+            ApiError: It cannot be had.
+        """
+        attempts = Attempts(self, model, worker_id)
+        has_begun = False
+        while True:
+            link = attempts.next()
+            name = link.status.worker_id if link.status else link.address
+            try:
+                async for progress in link.load(model):
+                    has_begun = True
+                    yield name, progress
+            except ApiError as failure:
+                if has_begun:
+                    raise
+                attempts.note(failure)
+                log.warning("load moves", model=model, away_from=link.address, why=str(failure))
+            else:
+                return
+
     def choose(self, model: str, worker_id: str = "", tried: Collection[str] = ()) -> WorkerLink:
         """Pick the worker for a model, or the one of that name.
 
@@ -334,8 +353,55 @@ class Fleet:
         return Speech(self, request)
 
 
-def _may_move(failure: ApiError) -> bool:
-    return failure.reason in MOVING
+class Attempts:
+    """The workers that a call is tried on until it begins, and the one rule by which it moves.
+
+    Args:
+        fleet: The workers.
+        model: What it is to speak with, or to load.
+        worker_id: The only worker that will do, if one is named.
+    """
+
+    def __init__(self, fleet: Fleet, model: str, worker_id: str = "") -> None:
+        self._fleet = fleet
+        self._model = model
+        self._worker_id = worker_id
+        self._tried: list[str] = []
+        self._moves_left = MOVES
+        self._was_connected = False
+        self._failure: ApiError | None = None
+
+    def next(self) -> WorkerLink:
+        """Pick the next worker.
+
+        Raises:
+            ApiError: There is none left; the first failure that tells more than that an engine is missing.
+        """
+        try:
+            link = self._fleet.choose(self._model, self._worker_id, self._tried)
+        except ApiError as nobody:
+            raise self._failure or nobody from None
+        self._tried.append(link.address)
+        self._was_connected = link.is_connected
+        return link
+
+    def note(self, failure: ApiError) -> None:
+        """Note why the worker has failed.
+
+        Raises:
+            ApiError: The call may not move.
+        """
+        if failure.reason not in MOVING:
+            raise failure
+        if not self._failure or self._failure.reason == "UNSUPPORTED_MODEL":
+            self._failure = failure
+        if failure.reason == "UNSUPPORTED_MODEL":  # That costs nothing, and the next one may have the engine.
+            return
+        if failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and self._was_connected):
+            self._moves_left = min(self._moves_left, POISON_MOVES)
+        if not self._moves_left:
+            raise self._failure
+        self._moves_left -= 1
 
 
 def _from_rpc(error: grpc.aio.AioRpcError, worker: str) -> ApiError:

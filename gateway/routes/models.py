@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gateway.catalogue import OPENAI_MODELS, Catalogue
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet, WorkerLink
-from gateway.schema import model_object
+from gateway.fleet.link import Fleet, Progress
+from gateway.hub import MOST_LISTED
+from gateway.schema import MAX_ID_CHARS, model_object
 from gateway.settings import Settings
 from protos.tts.v1 import models_pb2
 
 DEFAULT_LIMIT = 20
-MOST_LISTED = 100
 LONGEST_SEARCH = 100
 
 STAGES = {
@@ -42,7 +41,7 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     """`GET /v1/models/{id}`; the id may contain a slash."""
     catalogue: Catalogue = request.app.state.catalogue
-    name = request.path_params["name"]
+    name = _id(request)
     entry = catalogue.model(name)
     more = {"root": entry.model.name} if name in OPENAI_MODELS else {}
     return JSONResponse(model_object(name, request.app.state.started_at, **more))
@@ -64,22 +63,12 @@ async def load_model(request: Request) -> Response:
     """
     _same_origin(request)
     fleet: Fleet = request.app.state.fleet
-    name = request.app.state.catalogue.model_name(request.path_params["name"])
-    tried: list[str] = []
-    while True:
-        link = fleet.choose(name, request.query_params.get("worker", ""), tried)
-        progress = link.load(name)
-        try:
-            first = await anext(progress)
-        except ApiError as error:
-            tried.append(link.address)
-            is_last = request.query_params.get("worker") or all(each.address in tried for each in fleet if each.is_up)
-            if error.reason != "UNSUPPORTED_MODEL" or is_last:
-                raise
-        else:
-            return StreamingResponse(
-                _events(link, first, progress), media_type="text/event-stream", headers={"cache-control": "no-store"}
-            )
+    name = request.app.state.catalogue.model_name(_id(request))
+    progress = fleet.load(name, request.query_params.get("worker", ""))
+    first = await anext(progress)
+    return StreamingResponse(
+        _events(first, progress), media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )
 
 
 async def unload_model(request: Request) -> Response:
@@ -87,7 +76,7 @@ async def unload_model(request: Request) -> Response:
     _same_origin(request)
     catalogue: Catalogue = request.app.state.catalogue
     fleet: Fleet = request.app.state.fleet
-    entry = catalogue.model(request.path_params["name"])
+    entry = catalogue.model(_id(request))
     worker = request.query_params.get("worker")
     unloaded = []
     for link in fleet:
@@ -99,12 +88,8 @@ async def unload_model(request: Request) -> Response:
     return JSONResponse({"id": entry.model.name, "workers": unloaded})
 
 
-async def _events(
-    link: WorkerLink, first: models_pb2.LoadModelResponse, rest: AsyncIterator[models_pb2.LoadModelResponse]
-) -> AsyncIterator[str]:
-    worker = link.status.worker_id if link.status else link.address
-
-    def event(progress: models_pb2.LoadModelResponse) -> str:
+async def _events(first: Progress, rest: AsyncIterator[Progress]) -> AsyncIterator[str]:
+    def event(worker: str, progress: models_pb2.LoadModelResponse) -> str:
         model = progress.model
         data = {
             "stage": STAGES.get(progress.stage, "unknown"),
@@ -118,19 +103,37 @@ async def _events(
         }
         return f"data: {json.dumps(data)}\n\n"
 
-    yield event(first)
+    yield event(*first)
     try:
         async for progress in rest:
-            yield event(progress)
+            yield event(*progress)
     except ApiError as error:
         yield f"event: error\ndata: {json.dumps(error.body())}\n\n"
 
 
+def _id(request: Request) -> str:
+    """Read the model id of the path; it may contain slashes.
+
+    Raises:
+        ApiError: It is empty or too long.
+    """
+    name = str(request.path_params["name"])
+    if not 1 <= len(name) <= MAX_ID_CHARS:
+        shown = repr(name[:40]) + ("..." if len(name) > 40 else "")
+        raise ApiError(
+            "INVALID_REQUEST",
+            f"the model id {shown} has {len(name)} characters; it must have 1 to {MAX_ID_CHARS}",
+            param="model",
+        )
+    return name
+
+
 def _limit(request: Request) -> int:
     given = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MOST_LISTED):
+    limit = int(given) if len(given) <= 3 and given.isascii() and given.isdigit() else 0
+    if not 1 <= limit <= MOST_LISTED:
         raise ApiError("INVALID_REQUEST", f"`limit` is {given[:40]!r}; it must be 1 to {MOST_LISTED}", param="limit")
-    return int(given)
+    return limit
 
 
 def _same_origin(request: Request) -> None:
@@ -141,5 +144,6 @@ def _same_origin(request: Request) -> None:
     """
     settings: Settings = request.app.state.settings
     origin = request.headers.get("origin")
-    if origin and origin not in settings.cors_origins and urlsplit(origin).netloc != request.headers.get("host"):
+    # Browsers send nothing but scheme and host; `urlsplit` would raise where it is something else.
+    if origin and origin not in settings.cors_origins and origin.partition("://")[2] != request.headers.get("host"):
         raise ApiError("FOREIGN_ORIGIN", f"pages of {origin} may not load or unload models; see SONORANT_CORS_ORIGINS")

@@ -1,5 +1,5 @@
-"""Tiny VITS models as `facebook/mms-tts-eng` and `facebook/mms-tts-kor` (romanised) and `kakao-enterprise/vits-vctk`
-(many speakers) have them."""
+"""Tiny VITS models as `facebook/mms-tts-eng` and `facebook/mms-tts-kor` (romanised), `kakao-enterprise/vits-vctk`
+(many speakers) and `kakao-enterprise/vits-ljs` (phonemes) have them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.checkpoints import Family
+from worker.text.espeak import reader
 
 MODEL = "tiny-org/tiny-vits"
 SPEAKERS = "tiny-org/tiny-vits-speakers"
 ROMANISED = "tiny-org/tiny-vits-romanised"
+PHONEMES = "tiny-org/tiny-vits-phonemes"
 
 # The blank that goes between the characters is token 0: in MMS a letter, which the tokenizer names as its padding.
 CHARACTERS = "k'z-unabcdefghijlmopqrstvwxy "
+# The symbols of the original VITS, of which kakao-enterprise's repositories have all.
+SYMBOLS = (
+    '_;:,.!?¡¿—…"«»“” ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
+    "ɑɐɒæɓʙβɔɕçɗɖðʤəɘɚɛɜɝɞɟʄɡɠɢʛɦɧħɥʜɨɪʝɭɬɫɮʟɱɯɰŋɳɲɴøɵɸθœɶʘɹɺɾɻʀʁɽʂʃʈʧʉʊʋⱱʌɣɤʍχʎʏʑʐʒʔʡʕʢǀǁǂǃˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘'̩ᵻ"
+)
 FRAMES_PER_TOKEN = 2.5
 
 
@@ -30,12 +37,12 @@ def build(root: Path, model: str = MODEL, **settings: Any) -> None:  # Fields of
 
     folder = root / model
     folder.mkdir(parents=True)
-    characters = list(dict.fromkeys(CHARACTERS))
+    characters = list(dict.fromkeys(settings.pop("characters", CHARACTERS)))
     (folder / "vocab.json").write_text(json.dumps({char: k for k, char in enumerate(characters)}))
     language = settings.pop("language", "eng")
     tokenizer = VitsTokenizer(
         folder / "vocab.json",
-        pad_token="k",
+        pad_token=characters[0],
         language=language,
         add_blank=True,
         normalize=True,
@@ -91,6 +98,9 @@ def reference(model: str, root: Path, text: str, voice: str, seed: int) -> npt.N
 
     tokenizer = VitsTokenizer.from_pretrained(root / model)
     network = VitsModel.from_pretrained(root / model).eval()
+    if tokenizer.phonemize:  # It would call a phonemizer that is GPL; what that would write comes from us.
+        tokenizer.phonemize = tokenizer.normalize = False
+        text = " ".join(reader("en-us").read(text))
     speaker = {"speaker_id": int(voice.removeprefix("speaker-"))} if voice != "default" else {}
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -125,6 +135,13 @@ FAMILIES = (
         ROMANISED,
         partial(build, model=ROMANISED, language="kor", is_uroman=True),
         partial(reference, ROMANISED),
+        TOLERANCE,
+    ),
+    Family(
+        "vits",
+        PHONEMES,
+        partial(build, model=PHONEMES, language="en-us", phonemize=True, characters=SYMBOLS),
+        partial(reference, PHONEMES),
         TOLERANCE,
     ),
 )

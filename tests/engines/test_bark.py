@@ -116,7 +116,7 @@ def test_speech_that_runs_away_goes_just_past_the_bound(tmp_path):
     model = load(tmp_path)
     length_s = len(speak(model, "hi.")) / model.card.sample_rate_hz
     bound_s = model.limits.longest_s("hi.")
-    assert bound_s < length_s < bound_s + 0.6
+    assert bound_s < length_s < bound_s + 1.1
 
 
 def test_every_segment_can_reach_its_bound_before_the_model_is_full(model):

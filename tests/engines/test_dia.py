@@ -122,9 +122,7 @@ def test_all_segments_of_an_utterance_start_from_its_seed(model: DiaModel) -> No
     assert not np.array_equal(speak(model, settings=replace(SETTINGS, seed=6)), later)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("guidance_scale", 1), ("temperature", 1.0), ("top_p", 0.5), ("top_k", 5.0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("guidance_scale", 1), ("temperature", 1.0), ("top_p", 0.5), ("top_k", 5)])
 def test_every_option_has_an_effect(model: DiaModel, name: str, value: float) -> None:
     assert set(model.card.options) == {"guidance_scale", "temperature", "top_p", "top_k"}
     assert not np.array_equal(speak(model, settings=replace(SETTINGS, options={name: value})), speak(model))

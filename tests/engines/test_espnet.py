@@ -272,6 +272,44 @@ def test_the_hub_s_own_words_decide_what_is_claimed(root: Path) -> None:
     real = HubModel(MODEL, info["library_name"], info["tags"], files=files)
     assert EspnetEngine.claims(real)
     assert not VitsEngine.claims(real)
-    assert list(EspnetEngine.files(real)) == ["meta.yaml", f"{RECIPE}/config.yaml", f"{RECIPE}/*.pth"]
+    assert list(EspnetEngine.files(real)) == ["meta.yaml", f"{RECIPE}/config.yaml", f"{RECIPE}/*ave*.pth"]
     assert not EspnetEngine.claims(replace(real, tags=["espnet", "automatic-speech-recognition"]))
     assert not EspnetEngine.claims(replace(real, files=["exp/tts_train_tacotron2/config.yaml", "exp/x.pth"]))
+
+
+def recipe(name: str, *weights: str) -> HubModel:
+    files = [f"exp/{name}/{file}" for file in ("config.yaml", *weights)]
+    return HubModel("espnet/x", "espnet", ["text-to-speech"], files=files)
+
+
+@pytest.mark.parametrize(
+    ("reads", "reason"),
+    [
+        ("phn_tacotron_g2p_en_no_space", ""),
+        ("char_tacotron", ""),
+        ("phn_jaconv_pyopenjtalk_prosody", "pyopenjtalk_prosody"),
+        ("phn_tacotron_g2p_en", "'phn_tacotron_g2p_en'"),
+        ("phn_none_pypinyin_g2p_phone", "pypinyin_g2p_phone"),
+    ],
+)
+def test_recipes_that_read_otherwise_are_refused_before_they_are_fetched(reads: str, reason: str) -> None:
+    refused = EspnetEngine.refuse(recipe(f"tts_train_vits_raw_{reads}", "latest.pth"))
+    assert reason in refused
+    assert bool(refused) == bool(reason)
+
+
+def test_of_the_weights_only_averages_are_fetched_where_there_are_any() -> None:
+    def asked(*weights: str) -> list[str]:
+        return list(EspnetEngine.files(recipe("tts_vits", *weights)))[2:]
+
+    assert asked("1epoch.pth", "train.total_count.ave_10best.pth") == ["exp/tts_vits/*ave*.pth"]
+    assert asked("1epoch.pth") == ["exp/tts_vits/*.pth"]
+
+
+@pytest.mark.parametrize("name", ["../other/config.yaml", "/etc/passwd", "exp/../../x"])
+def test_meta_yaml_names_only_files_of_its_own_repository(change: Callable[..., Path], name: str) -> None:
+    root = change()
+    meta = {"yaml_files": {"train_config": name}, "files": {"model_file": WEIGHTS}}
+    (root / MODEL / "meta.yaml").write_text(yaml.safe_dump(meta))
+    with pytest.raises(UnsupportedModel, match="none of its own files"):
+        load(root)

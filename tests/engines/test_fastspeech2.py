@@ -144,3 +144,24 @@ def test_it_claims_both_shapes_and_not_the_vocoder():
     assert claims("fastspeech2_conformer_with_hifigan")
     assert not claims("fastspeech2_conformer_hifigan")
     assert not claims("hifigan")
+
+
+def test_a_vowel_that_the_vocabulary_lacks_with_its_stress_is_given_another(tmp_path):
+    tiny.build_alone(tmp_path)
+    path = tmp_path / tiny.ALONE / "vocab.json"
+    vocabulary = json.loads(path.read_text())
+    path.write_text(json.dumps({token: number for token, number in vocabulary.items() if token != "OY2"}))
+    model = FastSpeech2Engine.load(checkpoint(tmp_path, tiny.ALONE), "cpu")
+    model.check("cowboy", "default")
+    assert "OY1" in model._read("cowboy")
+    assert len(speak(model, "cowboy"))
+
+
+@pytest.mark.parametrize("lost", ["ZH", "OY"])
+def test_a_vocabulary_without_a_phoneme_of_english_is_refused(tmp_path, lost):
+    tiny.build_alone(tmp_path)
+    path = tmp_path / tiny.ALONE / "vocab.json"
+    kept = {token: number for token, number in json.loads(path.read_text()).items() if token.rstrip("012") != lost}
+    path.write_text(json.dumps(kept))
+    with pytest.raises(UnsupportedModel, match=f"lacks '{lost}"):
+        FastSpeech2Engine.load(checkpoint(tmp_path, tiny.ALONE), "cpu")

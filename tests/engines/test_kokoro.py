@@ -163,3 +163,57 @@ def test_entering_the_package_leaves_no_trace_in_the_table_of_modules():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def copy_without_weights(root, folder):
+    (folder / "config.json").symlink_to(root / MODEL / "config.json")
+    (folder / "voices").symlink_to(root / MODEL / "voices")
+    return torch.load(root / MODEL / "kokoro-v1_0.pth", weights_only=True)
+
+
+def test_the_weights_are_those_of_the_name_or_the_only_ones(root, tmp_path):
+    def asked(*weights):
+        model = HubModel("org/k", files=("config.json", *weights, "voices/af_heart.pt"))
+        assert KokoroEngine.claims(model)
+        return KokoroEngine.files(model)[1]
+
+    assert asked("a_discriminator.pth", "kokoro-v1_0.pth") == "kokoro-v1_0.pth"
+    assert asked("model.pth", "old/model.pth") == "model.pth"
+    assert not KokoroEngine.claims(HubModel("org/k", files=("config.json", "a.pth", "b.pth", "voices/af_heart.pt")))
+    weights = copy_without_weights(root, tmp_path)
+    torch.save(weights, tmp_path / "kokoro-v1_0.pth")
+    torch.save({}, tmp_path / "a_discriminator.pth")
+    assert np.array_equal(
+        speak(KokoroEngine.load(Checkpoint(MODEL, tmp_path), "cpu"), "Hi."),
+        speak(KokoroEngine.load(Checkpoint(MODEL, root / MODEL), "cpu"), "Hi."),
+    )
+
+
+@pytest.mark.parametrize("lost", ["a part", "a weight", "the names"])
+def test_weights_that_do_not_fit_are_refused_and_not_filled_up_with_noise(root, tmp_path, lost):
+    weights = copy_without_weights(root, tmp_path)
+    if lost == "a part":
+        del weights["text_encoder"]
+    elif lost == "a weight":
+        del weights["bert_encoder"]["bias"]
+    else:
+        weights["bert_encoder"] = {f"another.{name}": weight for name, weight in weights["bert_encoder"].items()}
+    torch.save(weights, tmp_path / "kokoro-v1_0.pth")
+    with pytest.raises(UnsupportedModel, match=r"a KModel has (bert|text)_encoder\."):
+        KokoroEngine.load(Checkpoint(MODEL, tmp_path), "cpu")
+
+
+def test_weights_saved_from_several_devices_load(root, tmp_path, model):
+    weights = copy_without_weights(root, tmp_path)
+    parallel = {part: {f"module.{name}": w for name, w in found.items()} for part, found in weights.items()}
+    torch.save(parallel, tmp_path / "kokoro-v1_0.pth")
+    loaded = KokoroEngine.load(Checkpoint(MODEL, tmp_path), "cpu")
+    assert np.array_equal(speak(loaded, "Hi."), speak(model, "Hi."))
+
+
+def test_the_readers_of_all_listed_voices_are_there_before_anything_is_spoken(root):
+    model = KokoroEngine.load(Checkpoint(MODEL, root / MODEL), "cpu")
+    before = model._reader.cache_info().misses
+    for voice in model.card.voices:
+        model._reader(voice.language)
+    assert model._reader.cache_info().misses == before == len({voice.language for voice in model.card.voices})

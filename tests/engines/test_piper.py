@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoints.piper import COLLECTION, FAMILIES, MODEL, SPEAKERS, reference
+from tests.checkpoints.piper import COLLECTION, FAMILIES, MODEL, SPEAKERS, reference, write_voice
 from worker.audio import trim_silence
 from worker.engines.base import Checkpoint, HubModel, Settings
-from worker.engines.piper import PiperEngine, PiperModel
-from worker.engines.piper_graph import resample, to_ids
+from worker.engines.piper import MOST_GRAPHS, LetterReader, PiperEngine, PiperModel
+from worker.engines.piper_graph import Graphs, resample, to_ids
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text import espeak
 
@@ -193,5 +193,52 @@ def test_a_voice_that_reads_what_nobody_here_writes_is_refused(root, tmp_path):
 
 def test_repositories_are_claimed_by_the_configuration_beside_each_graph():
     assert PiperEngine.claims(HubModel("org/joe", files=("en_US-joe-medium.onnx", "en_US-joe-medium.onnx.json")))
+    both = ("config.json", "model.safetensors", "onnx/model.onnx", "onnx/model.onnx.json")
+    assert not PiperEngine.claims(HubModel("org/vits", model_type="vits", files=both))
     assert not PiperEngine.claims(HubModel("org/other", files=("onnx/model.onnx", "config.json")))
     assert not PiperEngine.claims(HubModel("org/other"))
+
+
+def test_of_a_small_repository_only_voices_are_fetched():
+    files = ("a.onnx", "a.onnx.json", "half.onnx", "x/b.onnx", "x/b.onnx.json", "lost.onnx.json")
+    asked = PiperEngine.files(HubModel("org/few", files=files))
+    assert list(asked) == ["a.onnx", "a.onnx.json", "x/b.onnx", "x/b.onnx.json"]
+
+
+def test_a_few_graphs_are_in_memory_and_the_others_are_loaded_again(tmp_path):
+    voices = [f"en_US-v{number}-low" for number in range(MOST_GRAPHS + 3)]
+    for number, voice in enumerate(voices):
+        write_voice(tmp_path, voice, number=number)
+    model = PiperEngine.load(Checkpoint("org/many", tmp_path), "cpu")
+    default, *others = (voice.id for voice in model.card.voices)
+    before = speak(model, "Hi.", default)
+    for voice in others:
+        model.prepare(voice)
+    assert [voice for voice in others if model.lacks(voice)] == others[:-MOST_GRAPHS]
+    assert model.lacks(default) == ()
+    assert np.array_equal(speak(model, "Hi.", default), before)
+    # One that was dropped before its turn came is read and spoken all the same, and is then the last one used.
+    model.check("Hi.", others[0])
+    assert len(speak(model, "Hi.", others[0]))
+    assert model.lacks(others[0]) == ()
+    assert model.lacks(others[-MOST_GRAPHS])
+
+
+def test_a_graph_in_use_is_kept():
+    loaded = []
+    graphs = Graphs(lambda voice: loaded.append(voice) or voice, most=1)
+    for voice in ("default", "used"):
+        graphs.load(voice)
+    with graphs.using("used") as graph:
+        for voice in ("b", "c"):
+            graphs.load(voice)
+        assert graph == "used"
+        assert "used" in graphs
+    assert [voice for voice in ("default", "used", "b", "c") if voice in graphs] == ["default", "c"]
+    assert loaded == ["default", "used", "b", "c"]
+
+
+def test_letters_are_read_without_gluing_words_together():
+    reader = LetterReader({letter: [0] for letter in "абвік' "}, "uk")
+    assert reader.read("каб—ві") == ["каб ві"]
+    assert reader.read("ка’ба") == ["ка'ба"]

@@ -167,7 +167,7 @@ def test_speech_that_runs_away_goes_past_the_bound_and_not_far(copy):
     length_s = len(next(samples for samples in speech if samples.size)) / model.card.sample_rate_hz
     bound_s = model.limits.longest_s("Hi.")
     speech.close()
-    assert bound_s < length_s < 2.5 * bound_s
+    assert bound_s < length_s < 2.5 * model.limits.bound_s("Hi.")
 
 
 def test_text_without_an_end_is_heard_and_then_told_of(talkative):

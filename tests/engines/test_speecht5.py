@@ -113,7 +113,7 @@ def test_two_interleaved_utterances_say_what_they_say_alone(model):
 def test_speech_that_runs_away_goes_just_past_the_bound(talkative):
     length_s = len(speak(talkative, "Hi.")) / talkative.card.sample_rate_hz
     bound_s = talkative.limits.longest_s("Hi.")
-    assert bound_s < length_s < bound_s + 0.6
+    assert bound_s < length_s < bound_s + 1.1
 
 
 def test_numbers_are_read_though_the_model_knows_no_digits(model):

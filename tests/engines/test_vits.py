@@ -13,12 +13,13 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from tests.checkpoints import Family
-from tests.checkpoints.vits import FAMILIES, MODEL, ROMANISED, SPEAKERS, TOLERANCE, build
+from tests.checkpoints.vits import FAMILIES, MODEL, PHONEMES, ROMANISED, SPEAKERS, SYMBOLS, TOLERANCE, build
 from worker.audio import trim_silence
 from worker.engines.base import Checkpoint, HubModel, Samples, SegmentLimits, Settings
 from worker.engines.vits import Vits, VitsEngine, bcp47, spell
 from worker.engines.vits_network import Latents, Network, halo, windows
 from worker.errors import UnspeakableText, UnsupportedModel
+from worker.text import espeak
 
 TEXT = "hello world, this is a rather short test of what it can say"
 KOREAN = "안녕하세요 세계"
@@ -57,7 +58,7 @@ def speak(model: Vits, text: str = TEXT, settings: Settings = SETTINGS) -> Sampl
 
 @pytest.mark.parametrize(
     ("family", "text", "voice"),
-    list(zip(FAMILIES, (TEXT, TEXT, KOREAN), ("default", "speaker-2", "default"), strict=True)),
+    list(zip(FAMILIES, (TEXT, TEXT, KOREAN, TEXT), ("default", "speaker-2", "default", "default"), strict=True)),
 )
 def test_the_samples_are_those_of_the_library(root: Path, family: Family, text: str, voice: str) -> None:
     spoken = load(root, family.model)
@@ -215,10 +216,43 @@ def test_other_scripts_are_romanised_where_the_model_was_trained_so(root: Path) 
     np.testing.assert_array_equal(speak(romanised, KOREAN), speak(romanised, "annyeonghaseyo segye"))
 
 
-def test_a_model_that_needs_espeak_is_refused_without_it(tmp_path: Path) -> None:
-    build(tmp_path, "tiny-org/phonemes", phonemize=True, language="en")
+def test_english_phonemes_are_read_without_espeak(root: Path) -> None:
+    model = load(root, PHONEMES)
+    assert [(voice.id, voice.language) for voice in model.card.voices] == [("default", "en-US")]
+    ids = model._frontend.tokenize("Hello, world!")
+    assert ids[::2] == [0] * len(ids[::2])
+    assert "".join(dict(enumerate(dict.fromkeys(SYMBOLS)))[number] for number in ids[1::2]) == "həlˈoʊ, wˈɜːld!"
+    model.check("It costs $5 – “really”! 🙂", "default")
+    with pytest.raises(UnspeakableText, match="'你', '好'"):
+        model.check("hello 你好", "default")
+    with pytest.raises(UnspeakableText, match="nothing to say"):
+        model.check("?!", "default")
+
+
+@pytest.mark.parametrize(
+    ("language", "tag"), [("en", "en-US"), (None, "en-US"), ("en-us", "en-US"), ("en-gb", "en-GB")]
+)
+def test_phonemes_are_read_in_the_english_of_the_tokenizer(tmp_path: Path, language: str | None, tag: str) -> None:
+    build(tmp_path, phonemize=True, language=language, characters=SYMBOLS)
+    assert load(tmp_path).card.voices[0].language == tag
+
+
+def test_a_phoneme_without_a_token_is_refused_unless_it_is_a_mark_of_stress_or_length(tmp_path: Path) -> None:
+    build(tmp_path, phonemize=True, language="en-us", characters=[c for c in SYMBOLS if c not in "ˈˌːʒ,"])
+    model = load(tmp_path)
+    model.check("Hello, father", "default")
+    assert len(model._frontend.tokenize("Hello, father")) == 2 * len("həloʊ fɑðɚ") + 1
+    with pytest.raises(UnspeakableText, match="'ʒ'"):
+        model.check("a vision", "default")
+
+
+def test_phonemes_of_another_language_need_espeak(tmp_path: Path) -> None:
+    build(tmp_path, phonemize=True, language="de", characters=SYMBOLS)
+    if espeak.can_read("de"):
+        assert load(tmp_path).card.voices[0].language == "de"
+        return
     with pytest.raises(UnsupportedModel, match="extra espeak") as caught:
-        load(tmp_path, "tiny-org/phonemes")
+        load(tmp_path)
     assert caught.value.field == "model"
 
 

@@ -85,7 +85,7 @@ def test_numbers_of_every_shape_are_read(model, text):
     ],
 )
 def test_symbols_without_a_reading_are_spelled_out(model, text, spoken):
-    assert model._spell(text) == spoken
+    assert model._readers[model.card.voices[0].id].spell(text) == spoken
 
 
 def test_a_long_row_of_symbols_is_judged_and_passed_over_in_small_steps(model):

@@ -19,8 +19,9 @@ import numpy as np
 
 from worker.audio import trim_silence
 from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
-from worker.engines.stepwise import Noise, TorchEngine, place, seed_of, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
+from worker.text.phonemes import quote
 from worker.text.segment import segment
 
 DEFAULT_VOICE = "v2/en_speaker_6"
@@ -110,14 +111,12 @@ class BarkEngine(TorchEngine):
         Raises:
             UnsupportedModel: The repository has no presets.
         """
-        import torch
         import transformers
 
         voices = _voices(checkpoint.folder)
         if not voices:
             raise UnsupportedModel(f"{checkpoint.name} has no voices: {PRESETS} names none", field="model")
-        dtype = torch.float32 if device == "cpu" else "auto"
-        model = transformers.BarkModel.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        model = from_disk(transformers.BarkModel, checkpoint.folder, device)
         processor = transformers.BarkProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
         return BarkModel(place(model, device), processor, voices, checkpoint.revision)
 
@@ -151,8 +150,7 @@ class BarkModel(Model):
             raise UnspeakableText(f"there is no word in {text.strip()[:40]!r}", field="input")
         words = dict.fromkeys(re.findall(r"\w+", self._clean(text)))
         if strange := [word for word in words if not self._reads(word)]:
-            shown = ", ".join(map(repr, strange[:8])) + (" and others" if len(strange) > 8 else "")
-            raise UnspeakableText(f"the model cannot read {shown}", field="input")
+            raise UnspeakableText(f"the model cannot read {quote(strange)}", field="input")
 
     def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         """Speak one segment; steps without samples come before its sound, which is given at once."""
@@ -176,7 +174,7 @@ class BarkModel(Model):
         )
         prompt = {name: prompt.to(self._device) for name, prompt in inputs.pop("history_prompt").items()}
         # Past the bound by a little, since the worker cuts what runs away, and says so.
-        longest = math.ceil((self.limits.longest_s(piece) + 0.5) * self._semantic["semantic_rate_hz"])
+        longest = math.ceil(self.limits.bound_s(piece) * self._semantic["semantic_rate_hz"])
         waveform = self._model.generate(
             **inputs.to(self._device),
             history_prompt=prompt,

@@ -69,6 +69,10 @@ class SegmentLimits:
         """How long a segment may sound, in seconds; three times as long as slow speech is."""
         return (self.patience_s + self.patience_s_per_char * len(text)) / min(speed, 1.0)
 
+    def bound_s(self, text: str, speed: float = 1.0) -> float:
+        """How much of a segment is made at most, in seconds: a little more than may be heard, so that a cut shows."""
+        return self.longest_s(text, speed) + 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class HubModel:

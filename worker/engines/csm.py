@@ -30,16 +30,14 @@ from worker.engines.base import (
     transformers_files,
 )
 from worker.engines.seanet import SeanetStream
-from worker.engines.stepwise import Noise, TorchEngine, place, seed_of, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
 from worker.errors import UnspeakableText
+from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SPEAKERS = 10
-
-OVERRUN_S = 1.0
-"""How far generation goes past the longest that a segment may sound, so that the worker sees a runaway as one."""
 
 
 class CsmEngine(TorchEngine):
@@ -64,9 +62,7 @@ class CsmEngine(TorchEngine):
         """Load the model, which holds its codec."""
         from transformers import AutoProcessor, CsmForConditionalGeneration
 
-        model = CsmForConditionalGeneration.from_pretrained(
-            checkpoint.folder, local_files_only=True, dtype="float32" if device == "cpu" else "auto"
-        )
+        model = from_disk(CsmForConditionalGeneration, checkpoint.folder, device)
         processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
         return CsmModel(place(model, device), processor, checkpoint.revision, device)
 
@@ -103,8 +99,7 @@ class CsmModel(Model):
             UnspeakableText: Names the tokens.
         """
         if tokens := [token for token in self._controls if token in text]:
-            shown = ", ".join(repr(token) for token in tokens[:8])
-            raise UnspeakableText(f"the model takes {shown} for an order and cannot say it", field="input")
+            raise UnspeakableText(f"the model takes {quote(tokens)} for an order and cannot say it", field="input")
         if not any(char.isalnum() for char in text):
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
@@ -125,12 +120,12 @@ class CsmModel(Model):
         """Run the library's generation; `emit` gets int64 [1, codebooks] for each frame."""
         turn = {"role": settings.voice.removeprefix("speaker-"), "content": [{"type": "text", "text": text}]}
         prompt = self._processor.apply_chat_template([turn], tokenize=True, return_dict=True).to(self._device)
-        longest_s = self.limits.longest_s(text, settings.speed) + OVERRUN_S
+        bound_s = self.limits.bound_s(text, settings.speed)
         room = self._model.config.max_position_embeddings - prompt["input_ids"].shape[1]
         _with_own_settings(self._model).generate(
             **prompt,
             **_arguments(settings.options),
-            max_new_tokens=min(math.ceil(longest_s * self._frame_rate_hz), room),
+            max_new_tokens=min(math.ceil(bound_s * self._frame_rate_hz), room),
             streamer=_Frames(emit, self._model.config.codebook_eos_token_id),
         )
 

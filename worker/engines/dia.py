@@ -25,8 +25,9 @@ import numpy as np
 
 from worker.audio import Trimmer
 from worker.engines.base import Card, Checkpoint, HubModel, Model, Part, Samples, SegmentLimits, Settings, Voice
-from worker.engines.stepwise import Noise, TorchEngine, place, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
+from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +38,6 @@ LONGEST_WINDOW = 64
 
 FEWEST_TOKENS = 5
 """Least `top_k`: up to four of the likeliest tokens are special ones, which are ruled out where they make no sense."""
-
-OVERRUN_S = 1.0
-"""How far generation goes past the longest that a segment may sound, so that the worker sees a runaway as one."""
 
 _TAG = re.compile(r"\[S\d\]")
 
@@ -73,9 +71,8 @@ class DiaEngine(TorchEngine):
         import transformers
 
         library: Any = transformers  # Which is typed in parts only.
-        from_disk = {"local_files_only": True, "dtype": "float32" if device == "cpu" else "auto"}
-        model = library.DiaForConditionalGeneration.from_pretrained(checkpoint.folder, **from_disk)
-        codec = library.DacModel.from_pretrained(checkpoint.parts[_codec_name(checkpoint)], **from_disk)
+        model = from_disk(library.DiaForConditionalGeneration, checkpoint.folder, device)
+        codec = from_disk(library.DacModel, checkpoint.parts[_codec_name(checkpoint)], device)
         if any(ratio % 2 for ratio in codec.config.upsampling_ratios):
             raise UnsupportedModel(
                 f"the codec of {checkpoint.name!r} upsamples by {list(codec.config.upsampling_ratios)}; with an odd "
@@ -124,8 +121,7 @@ class DiaModel(Model):
         spoken = _TAG.sub("", text)
         strange = [char for char in dict.fromkeys(spoken) if char.isalnum() and not _is_latin(char)]
         if strange:
-            shown = ", ".join(repr(char) for char in strange[:8]) + (" and others" if len(strange) > 8 else "")
-            raise UnspeakableText(f"the model speaks English and cannot say {shown}", field="input")
+            raise UnspeakableText(f"the model speaks English and cannot say {quote(strange)}", field="input")
         if not any(char.isalnum() for char in spoken):
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
@@ -148,11 +144,8 @@ class DiaModel(Model):
             spoken = f"[S1] {spoken}"
         inputs = self._processor(text=[spoken], padding=False, return_tensors="pt").to(self._device)
         streamer = _RowStreamer(emit, self._model, len(self._delays))
-        options = dict(settings.options)
-        if "top_k" in options:
-            options["top_k"] = int(options["top_k"])  # All numbers of a request arrive as floats.
         most_rows = self._most_rows(text, settings)
-        self._model.generate(**inputs, **options, max_new_tokens=most_rows, streamer=streamer)
+        self._model.generate(**inputs, **settings.options, max_new_tokens=most_rows, streamer=streamer)
 
     def _most_rows(self, text: str, settings: Settings) -> int:
         """Rows after which the model is made to stop: past the longest for the text, or where it stops by itself."""
@@ -161,8 +154,8 @@ class DiaModel(Model):
         # To a `max_length` of the checkpoint the library adds the delays.
         longest: int = config.max_length or self._model.config.decoder_config.max_position_embeddings
         own: int = config.max_new_tokens or longest + slowest
-        longest_s = self.limits.longest_s(text, settings.speed) + OVERRUN_S
-        return min(own, math.ceil(longest_s * self.card.sample_rate_hz / self._hop_length) + slowest + 1)
+        bound_s = self.limits.bound_s(text, settings.speed)
+        return min(own, math.ceil(bound_s * self.card.sample_rate_hz / self._hop_length) + slowest + 1)
 
 
 class _RowStreamer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,11 +18,17 @@ from worker.engines.stepwise import TorchEngine
 from worker.engines.vits import Frontend, Vits, spell
 from worker.engines.vits_network import Network
 from worker.errors import UnsupportedModel
-from worker.text.arpabet import to_arpabet, unreadable
+from worker.text.arpabet import restress, to_arpabet, unreadable
 from worker.text.normalise import normalise
 
 G2P = "g2p_en_no_space"
 """The one way from text to phonemes that is served: ARPAbet, nothing between the words."""
+
+AVERAGED = "*ave*.pth"
+"""Weights averaged over the best epochs, beside those of single epochs."""
+
+_SERVED = re.compile(rf"|char(_.*)?|phn_(tacotron|none)_{G2P}(_.*)?", re.IGNORECASE)
+"""What the name of a recipe may say of the text that it reads; some say nothing."""
 
 
 class EspnetEngine(TorchEngine):
@@ -35,12 +42,21 @@ class EspnetEngine(TorchEngine):
         return model.library == "espnet" and "text-to-speech" in model.tags and bool(_recipes(model.files))
 
     @classmethod
+    def refuse(cls, model: HubModel) -> str:
+        """Refuse the ways from text to tokens that are not served, which the name of the recipe's folder tells."""
+        reads = [_reads(recipe) for recipe in _recipes(model.files)]
+        if reads and not any(map(_SERVED.fullmatch, reads)):
+            return f"its recipe reads {reads[0]!r}; only phonemes (phn) of {G2P!r} and characters (char) are served"
+        return super().refuse(model)
+
+    @classmethod
     def files(cls, model: HubModel) -> Sequence[str]:
-        """Ask for the configuration and the weights, and not for the statistics and plots beside them."""
-        return [
-            "meta.yaml",
-            *(f"{recipe}/{name}" for recipe in _recipes(model.files) for name in ("config.yaml", "*.pth")),
-        ]
+        """Ask for the configuration and the averaged weights, and not for the statistics and plots beside them."""
+        asked = ["meta.yaml"]
+        for recipe in _recipes(model.files):
+            has_average = any(fnmatch(path, f"{recipe}/{AVERAGED}") for path in model.files)
+            asked += [f"{recipe}/config.yaml", f"{recipe}/{AVERAGED if has_average else '*.pth'}"]
+        return asked
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str) -> Vits:
@@ -74,6 +90,11 @@ def _recipes(files: Sequence[str]) -> Sequence[str]:
     return [str(folder) for folder in folders if folder.parts[:1] == ("exp",) and "vits" in folder.name]
 
 
+def _reads(recipe: str) -> str:
+    """What a recipe reads: `phn_tacotron_g2p_en_no_space` of `exp/tts_train_vits_raw_phn_tacotron_g2p_en_no_space`."""
+    return PurePosixPath(recipe).name.partition("_raw_")[2]
+
+
 def _locate(folder: Path) -> tuple[Path, Path]:
     """Find the configuration and the weights as meta.yaml names them, or else by where they always are."""
     import yaml
@@ -83,12 +104,23 @@ def _locate(folder: Path) -> tuple[Path, Path]:
     config = (meta.get("yaml_files") or {}).get("train_config")
     weights = (meta.get("files") or {}).get("model_file")
     if config and weights:
-        return folder / config, folder / weights
+        return _inside(folder, config), _inside(folder, weights)
     recipes = [path for path in sorted(folder.glob("exp/*/config.yaml")) if "vits" in path.parent.name]
-    found = [(path, weights) for path in recipes for weights in sorted(path.parent.glob("*.pth"))]
+    found = [
+        (path, weights)
+        for path in recipes
+        for weights in sorted(path.parent.glob(AVERAGED)) or sorted(path.parent.glob("*.pth"))
+    ]
     if not found:
         raise UnsupportedModel("it has no exp/*vits*/config.yaml with weights (.pth) beside it", field="model")
     return found[0]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UnsupportedModel(f"its meta.yaml names {name!r}, which is none of its own files", field="model")
+    return folder / path
 
 
 def _frontend(config: Mapping[str, Any]) -> Frontend:
@@ -105,7 +137,7 @@ def _frontend(config: Mapping[str, Any]) -> Frontend:
     raise UnsupportedModel(f"it was trained with {what}; only {G2P!r} and characters are served", field="model")
 
 
-class PhonemeFrontend:
+class PhonemeFrontend(Frontend):
     """Reads English as ARPAbet.
 
     Args:
@@ -119,19 +151,14 @@ class PhonemeFrontend:
         to_arpabet("Ready.")  # The dictionaries take half a second to load, once.
 
     def tokenize(self, text: str) -> list[int]:
-        tokens = [known for token in to_arpabet(text) for known in self._known(token)]
+        tokens = [known for token in to_arpabet(text) if (known := restress(token, self._ids))]
         return [self._ids[token] for token in tokens] if any(token.isalnum() for token in tokens) else []
 
     def lost(self, text: str) -> Sequence[str]:
         return unreadable(text)
 
-    def _known(self, token: str) -> list[str]:
-        """Look a token up; a list is made of one corpus, and a rare vowel may not occur there with every stress."""
-        stressed = [token, *(token[:-1] + stress for stress in "120")] if token[-1].isdigit() else [token]
-        return [each for each in stressed if each in self._ids][:1]
 
-
-class CharacterFrontend:
+class CharacterFrontend(Frontend):
     """Reads characters.
 
     Args:

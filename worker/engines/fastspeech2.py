@@ -25,9 +25,10 @@ from worker.engines.base import (
     Settings,
     Voice,
 )
-from worker.engines.stepwise import TorchEngine, place
+from worker.engines.stepwise import TorchEngine, from_disk, place
 from worker.errors import UnspeakableText, UnsupportedModel
-from worker.text.arpabet import PUNCTUATION, to_arpabet, unreadable
+from worker.text.arpabet import CONSONANTS, PUNCTUATION, VOWELS, restress, to_arpabet, unreadable
+from worker.text.phonemes import quote
 
 ALONE, COMPLETE = "fastspeech2_conformer", "fastspeech2_conformer_with_hifigan"
 ACOUSTIC_MODEL = "espnet/fastspeech2_conformer"
@@ -69,29 +70,28 @@ class FastSpeech2Engine(TorchEngine):
         Raises:
             UnsupportedModel: It needs a speaker embedding or a language, or does not read ARPAbet.
         """
-        import torch
         from transformers import (
             FastSpeech2ConformerHifiGan,
             FastSpeech2ConformerModel,
             FastSpeech2ConformerWithHifiGan,
         )
 
-        where = {"dtype": torch.float32 if device == "cpu" else "auto", "local_files_only": True}
         if _read_json(checkpoint, "config.json")["model_type"] == COMPLETE:
-            whole = FastSpeech2ConformerWithHifiGan.from_pretrained(checkpoint.folder, **where)
+            whole = from_disk(FastSpeech2ConformerWithHifiGan, checkpoint.folder, device)
             model, vocoder = whole.model, whole.vocoder
         else:
-            model = FastSpeech2ConformerModel.from_pretrained(checkpoint.folder, **where)
-            vocoder = FastSpeech2ConformerHifiGan.from_pretrained(checkpoint.parts[VOCODER], **where)
+            model = from_disk(FastSpeech2ConformerModel, checkpoint.folder, device)
+            vocoder = from_disk(FastSpeech2ConformerHifiGan, checkpoint.parts[VOCODER], device)
         if model.config.speaker_embed_dim or (model.config.num_languages or 1) > 1:
             raise UnsupportedModel(
                 f"{checkpoint.name} wants a speaker embedding or a language, and its repository offers none",
                 field="model",
             )
         vocabulary = _read_json(checkpoint, VOCABULARY)
-        if missing := {END, "AH0", "T", "NG"} - vocabulary.keys():
+        phonemes = [*CONSONANTS.values(), *(f"{vowel}1" for vowel in VOWELS.values())]
+        if missing := [each for each in dict.fromkeys([*phonemes, END]) if not restress(each, vocabulary)]:
             raise UnsupportedModel(
-                f"{checkpoint.name} does not read ARPAbet: its {VOCABULARY} lacks {', '.join(sorted(missing))}",
+                f"{checkpoint.name} does not read ARPAbet: its {VOCABULARY} lacks {quote(missing)}",
                 field="model",
             )
         return FastSpeech2Model(place(model, device), place(vocoder, device), vocabulary, checkpoint.revision)
@@ -128,8 +128,7 @@ class FastSpeech2Model(Model):
             UnspeakableText: Names the characters.
         """
         if strange := unreadable(text):
-            shown = ", ".join(map(repr, strange[:8])) + (" and others" if len(strange) > 8 else "")
-            raise UnspeakableText(f"the model speaks English and cannot read {shown}", field="input")
+            raise UnspeakableText(f"the model speaks English and cannot read {quote(strange)}", field="input")
         if not any(token not in PUNCTUATION for token in self._read(text)):
             raise UnspeakableText(f"there is no word in {text.strip()[:40]!r}", field="input")
 
@@ -154,8 +153,7 @@ class FastSpeech2Model(Model):
 
     def _read(self, text: str) -> list[str]:
         """Read text as phonemes that the model has a number for; signs that it has none for are passed over."""
-        tokens = to_arpabet(text)
-        return [token for token in tokens if token in self._vocabulary or token not in PUNCTUATION]
+        return [known for token in to_arpabet(text) if (known := restress(token, self._vocabulary))]
 
 
 def _read_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

@@ -90,6 +90,3 @@ class HibariModel(Model):
                 samples = trim_silence(tts.from_ids(tts.ids(phonemes), settings.speed, noise), SAMPLE_RATE_HZ)
                 yield samples if first else np.concatenate([pause, samples])
                 first = False
-
-    def _spell(self, text: str) -> str:
-        return self._readers[self.card.voices[0].id].spell(text)

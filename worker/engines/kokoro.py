@@ -29,7 +29,7 @@ import structlog
 
 from worker.audio import trim_silence
 from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
-from worker.engines.stepwise import Noise, TorchEngine, place, seed_of
+from worker.engines.stepwise import Noise, TorchEngine, place, require_all, seed_of
 from worker.errors import UnsupportedModel, VoiceNotFound
 from worker.text import misaki
 from worker.text.phonemes import Reader, cut
@@ -67,7 +67,7 @@ class KokoroEngine(TorchEngine):
         return (
             not model.model_type
             and "config.json" in model.files
-            and any(re.fullmatch(r"[^/]+\.pth", path) for path in model.files)
+            and bool(_weights(model.files))
             and any(re.fullmatch(r"voices/[a-z][fm]_\w+\.pt", path) for path in model.files)
         )
 
@@ -77,24 +77,32 @@ class KokoroEngine(TorchEngine):
 
     @classmethod
     def files(cls, model: HubModel) -> Sequence[str]:
-        return ("config.json", "*.pth", "voices/*.pt")
+        return ("config.json", _weights(model.files) or "kokoro*.pth", "voices/*.pt")
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, device: str) -> KokoroModel:
+        """Load the network and the voices.
+
+        Raises:
+            UnsupportedModel: It is no Kokoro, or not all of one.
+        """
         config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         if missing := [key for key in ("istftnet", "plbert", "vocab") if key not in config]:
             raise UnsupportedModel(f"its config.json has no {', '.join(missing)}: not a Kokoro", field="model")
-        weights = min(checkpoint.folder.glob("*.pth"))
+        weights = _weights([path.name for path in checkpoint.folder.glob("*.pth")])
+        if not weights:
+            raise UnsupportedModel("it has no weights of the name kokoro*.pth, and not just one .pth", field="model")
         with warnings.catch_warnings():
             # Its LSTMs of one layer name a dropout that has no layer to act between, and its weight norm is an old one.
             warnings.filterwarnings("ignore", "dropout option adds dropout", UserWarning)
             warnings.filterwarnings("ignore", r".*weight_norm.* is deprecated", FutureWarning)
-            network = model_class()(repo_id=checkpoint.name, config=config, model=str(weights))
+            network = model_class()(repo_id=checkpoint.name, config=config, model=str(checkpoint.folder / weights))
+        require_all(network, _missing(network, checkpoint.folder / weights))
         return KokoroModel(checkpoint, place(network, device), device)
 
 
 class KokoroModel(Model):
-    """A network and its voices' style vectors; readers of other languages than the first voice's are loaded on use."""
+    """A network and its voices' style vectors."""
 
     # The network takes 510 phonemes and hurries from 400 on; of most languages that is 300 characters.
     limits = SegmentLimits(first=80, longest=300)
@@ -109,7 +117,8 @@ class KokoroModel(Model):
         self._parse = lru_cache(256)(self._parse_voice)
         self._blend = lru_cache(16)(self._blend_styles)
         voices = _offered(checkpoint.name, self._styles)
-        self._reader(voices[0].language)
+        for language in {voice.language for voice in voices}:
+            self._reader(language)  # A dictionary takes seconds to load, and the device thread has no time for it.
         self.card = Card(SAMPLE_RATE_HZ, voices, revision=checkpoint.revision, speeds=SPEEDS)
 
     def find_voice(self, voice: str) -> Voice | None:
@@ -176,6 +185,28 @@ class KokoroModel(Model):
         name = " + ".join(_describe(part).name for part in weights)
         genders = {_describe(part).gender for part in weights}
         return Voice(voice, name, language, genders.pop() if len(genders) == 1 else ""), weights
+
+
+def _weights(files: Sequence[str]) -> str:
+    """Find the weights among the files of a repository; empty if there are none, or one cannot tell which they are."""
+    paths = sorted(path for path in files if path.endswith(".pth") and "/" not in path)
+    named = [path for path in paths if path.startswith("kokoro")]
+    if named:
+        return named[0]
+    return paths[0] if len(paths) == 1 else ""
+
+
+def _missing(network: Any, path: Path) -> set[str]:  # noqa: ANN401  # No types.
+    """Names of what the library has not found in a file of weights; it goes on with noise where they do not fit."""
+    import torch
+
+    missing = set(network.state_dict())
+    for part, found in torch.load(path, map_location="cpu", weights_only=True).items():
+        wanted = set(getattr(network, part).state_dict())
+        # Where the names differ, it takes them for those of a module in a `DataParallel`, which begin with `module.`.
+        taken = wanted if set(found) == wanted else {name[7:] for name in found}
+        missing -= {f"{part}.{name}" for name in taken}
+    return missing
 
 
 def _no_voice(voice: str) -> NoReturn:

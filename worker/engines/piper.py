@@ -19,18 +19,22 @@ import structlog
 
 from worker.audio import trim_silence
 from worker.engines.base import Card, Checkpoint, Engine, HubModel, Model, Samples, SegmentLimits, Settings, Voice
-from worker.engines.piper_graph import Config, Graph, resample, speakers_of, tag_of
+from worker.engines.piper_graph import Config, Graph, Graphs, resample, speakers_of, tag_of
 from worker.engines.stepwise import seed_of
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text import espeak
 from worker.text.normalise import normalise
 from worker.text.phonemes import Reader, cut, quote
+from worker.text.signs import APOSTROPHES, leave_out
 
 COLLECTION = "voices.json"
 DEFAULT = "en_US-lessac-medium"
 SPEEDS = (0.25, 4.0)
 LONGEST_PHONEMES = 600
 PIECE_PAUSE_S = 0.15
+MOST_GRAPHS = 8
+"""Graphs in memory beside the default voice's, of some 60 MB each."""
+
 LISTED_SPEAKERS = 32
 """Of a graph with more speakers only the first is listed; the others are found by their names."""
 
@@ -49,14 +53,14 @@ class PiperEngine(Engine):
 
     @classmethod
     def claims(cls, model: HubModel) -> bool:
-        """By the configuration that lies beside each graph; nothing else is laid out so."""
-        return bool(_graphs(model.files))
+        """By the configuration that lies beside each graph; a model of transformers may have such graphs as well."""
+        return not model.model_type and bool(_graphs(model.files))
 
     @classmethod
     def files(cls, model: HubModel) -> Sequence[str]:
         """All voices of a small repository; of the collection, its list and its default voice."""
         if COLLECTION not in model.files:
-            return ("*.onnx", "*.onnx.json")
+            return [f"{path}{end}" for path in _graphs(model.files) for end in ("", ".json")]
         voices = [Path(path).stem for path in _graphs(model.files)]
         return (COLLECTION, *_patterns(DEFAULT if DEFAULT in voices else voices[0]))
 
@@ -74,7 +78,8 @@ class PiperModel(Model):
         self._folder = checkpoint.folder
         self._device = device
         self._reader = cache(espeak.reader)
-        self._graphs: dict[str, Graph] = {}
+        self._graphs = Graphs(self._load_graph, MOST_GRAPHS)
+        self._configs: dict[str, Config] = {}  # Of all voices that were prepared, also of those out of memory.
         told = checkpoint.folder / COLLECTION
         listed = _of_collection(told) if told.exists() else _of_folder(checkpoint.folder)
         if not listed:
@@ -83,7 +88,7 @@ class PiperModel(Model):
         self._languages = {voice: language for voice, (language, _) in listed.items()}
         first = min(listed, key=lambda voice: (not self._is_on_disk(voice), voice != DEFAULT))
         self.prepare(first)
-        config = self._graphs[first].config
+        config = self._configs[first]
         voices = sorted(listed, key=lambda voice: voice != first)
         self.card = Card(
             config.sample_rate_hz,
@@ -108,12 +113,15 @@ class PiperModel(Model):
         return () if graph in self._graphs else _patterns(graph)
 
     def prepare(self, voice: str) -> None:
-        """Load the graph of a voice.
+        """Load the graph of a voice, and the reader that it needs.
 
         Raises:
             UnsupportedModel: It reads something that we have no reader for.
         """
-        graph = voice.partition("#")[0]
+        self._graphs.load(voice.partition("#")[0])
+        self._reader_of(voice)
+
+    def _load_graph(self, graph: str) -> Graph:
         path = _path(self._folder, f"{graph}.onnx")
         config = Config.read(path.with_name(f"{path.name}.json"))
         if not config.can_be_read():
@@ -122,15 +130,19 @@ class PiperModel(Model):
                 "that here",
                 field="voice",
             )
-        self._graphs[graph] = Graph(path, config, self._device)
+        self._configs[graph] = config
+        return Graph(path, config, self._device)
 
     def check(self, text: str, voice: str) -> None:
         self._reader_of(voice).check(text, voice)
 
     def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         """Speak one segment, in pieces of at most 600 phonemes (nearly always one), each made in one go."""
+        with self._graphs.using(settings.voice.partition("#")[0]) as graph:
+            yield from self._speak(graph, text, index, settings)
+
+    def _speak(self, graph: Graph, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         name, _, speaker = settings.voice.partition("#")
-        graph = self._graphs[name]
         number = self._speakers[name].get(speaker, 0)
         noises = graph.noises(seed_of(settings, index))
         scales = [
@@ -140,7 +152,7 @@ class PiperModel(Model):
         ]
         rate_hz = self.card.sample_rate_hz
         pause = np.zeros(round(PIECE_PAUSE_S / settings.speed * rate_hz), np.float32)
-        bound_s = self.limits.longest_s(text, settings.speed) + 1.0
+        bound_s = self.limits.bound_s(text, settings.speed)
         is_first = True
         for sentence in self._reader_of(settings.voice).read(text):
             for piece in cut(sentence, LONGEST_PHONEMES):
@@ -153,7 +165,7 @@ class PiperModel(Model):
         self._graphs.clear()
 
     def _reader_of(self, voice: str) -> Reader:
-        config = self._graphs[voice.partition("#")[0]].config
+        config = self._configs[voice.partition("#")[0]]
         if config.reads == "text":
             return LetterReader(config.ids, config.language)
         return self._reader(config.espeak_voice)
@@ -193,10 +205,13 @@ class LetterReader(Reader):
             )
 
     def read(self, text: str) -> list[str]:
-        return [self._spell(text)]
+        spelled = self._spell(text)
+        unknown = {c for c in spelled if c not in self._ids}
+        return [leave_out(spelled, unknown, " " if " " in self._ids else "")]
 
     def _spell(self, text: str) -> str:
-        return unicodedata.normalize("NFD", normalise(text, self._language).casefold())
+        spelled = unicodedata.normalize("NFD", normalise(text, self._language).casefold())
+        return "".join(c if c in self._ids else APOSTROPHES.get(c, c) for c in spelled)
 
 
 def _graphs(files: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs the graph of one of Piper's voices, with noise that comes from us; knows no repository and no text.
+"""Runs the graphs of Piper's voices, with noise that comes from us; knows no repository and no text.
 
 Piper draws its noise inside the graph, where nobody can seed it for one call. So the graph is changed when it is
 loaded: each node that draws noise becomes an input.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +135,62 @@ class Graph:
             feed[name] = source.standard_normal(_WIDEST_LATENT * num_frames, np.float32)
         audio: Samples = self._session.run(["output"], feed)[0].ravel()
         return audio
+
+
+class Graphs:
+    """Keeps the graph that was loaded first, those in use, and the few that were used last; any thread may ask.
+
+    A voice may be prepared, and its graph dropped for others before its speech begins: then it is loaded again there.
+
+    Args:
+        load: Loads the graph of a voice.
+        most: How many are kept beside the first.
+    """
+
+    def __init__(self, load: Callable[[str], Graph], most: int) -> None:
+        self._load = load
+        self._most = most
+        self._first = ""
+        self._kept: dict[str, Graph] = {}  # The one used last is the last.
+        self._users: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __contains__(self, voice: str) -> bool:
+        return voice in self._kept
+
+    def load(self, voice: str) -> Graph:
+        graph = self._load(voice)
+        with self._lock:
+            self._first = self._first or voice
+            self._kept.pop(voice, None)
+            self._kept[voice] = graph
+            self._drop()
+        return graph
+
+    @contextmanager
+    def using(self, voice: str) -> Iterator[Graph]:
+        """Give the graph of a voice, and keep it until it has been used."""
+        with self._lock:
+            self._users[voice] += 1
+            graph = self._kept.pop(voice, None)
+            if graph:
+                self._kept[voice] = graph
+        try:
+            yield graph or self.load(voice)
+        finally:
+            with self._lock:
+                self._users[voice] -= 1
+                self._drop()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+    def _drop(self) -> None:
+        others = [voice for voice in self._kept if voice != self._first]
+        for voice in others[: max(0, len(others) - self._most)]:
+            if not self._users[voice]:
+                del self._kept[voice]
 
 
 def draw_from_inputs(model: onnx.ModelProto) -> list[str]:

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 from worker.audio import Trimmer
 from worker.engines.base import Card, Checkpoint, HubModel, Model, Part, Samples, SegmentLimits, Settings, Voice
 from worker.engines.seanet import SeanetStream
-from worker.engines.stepwise import Noise, TorchEngine, place, seed_of, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text.normalise import normalise
+from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +45,6 @@ VOICE_FILES = ("voices/*.safetensors", "embeddings/*.safetensors", "default-voic
 
 FIRST_VOICES = ("default", "alba")
 """What the makers of the models take where no voice is named."""
-
-OVERRUN_S = 1.0
-"""How far generation goes past the longest that a segment may sound, so that the worker sees a runaway as one."""
 
 _LAYER = re.compile(r"(?<!\d)(\d+)(?!\d)")
 
@@ -80,11 +78,8 @@ class PocketEngine(TorchEngine):
         """
         from transformers import AutoModelForTextToWaveform, PocketTTSAudioTokenizerModel
 
-        dtype = "float32" if device == "cpu" else "auto"
-        model = AutoModelForTextToWaveform.from_pretrained(checkpoint.folder, local_files_only=True, dtype=dtype)
-        codec = PocketTTSAudioTokenizerModel.from_pretrained(
-            checkpoint.parts[_codec_name(checkpoint)], local_files_only=True, dtype=dtype
-        )
+        model = from_disk(AutoModelForTextToWaveform, checkpoint.folder, device)
+        codec = from_disk(PocketTTSAudioTokenizerModel, checkpoint.parts[_codec_name(checkpoint)], device)
         prompts = _load_voices(checkpoint, place(model, device))
         processor = _load_processor(checkpoint, place(codec, device))
         return PocketModel(model, processor, prompts, checkpoint, device)
@@ -131,8 +126,9 @@ class PocketModel(Model):
         SeanetStream(self._codec.decoder)  # Refuses a codec that looks ahead.
         self._spells_out = model.config.model_type == "gradium_phonon_tts"
         self._controls = [token for token in processor.tokenizer.get_added_vocab() if token.strip()]
-        # Kyutai's models speak one language each, as does a Phonon unless its name says otherwise.
         languages = _languages(checkpoint.folder) or ["en"]
+        if not self._spells_out:
+            languages = languages[:1]  # Kyutai's models speak one language each; a Phonon may speak several.
         self._prompts = {
             name if language == languages[0] else f"{name}-{language}": (prompt, language)
             for language in languages
@@ -156,12 +152,10 @@ class PocketModel(Model):
         """
         spoken = self._spell(text, voice)
         if tokens := [token for token in self._controls if token in spoken]:
-            shown = ", ".join(repr(token) for token in tokens[:8])
-            raise UnspeakableText(f"the model takes {shown} for an order and cannot say it", field="input")
+            raise UnspeakableText(f"the model takes {quote(tokens)} for an order and cannot say it", field="input")
         speakable = [char for char in dict.fromkeys(spoken) if char.isalnum()]
         if strange := [char for char in speakable if not self._knows(char)]:
-            shown = ", ".join(repr(char) for char in strange[:8]) + (" and others" if len(strange) > 8 else "")
-            raise UnspeakableText(f"the model has no tokens for {shown}", field="input")
+            raise UnspeakableText(f"the model has no tokens for {quote(strange)}", field="input")
         if not speakable:
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
@@ -172,7 +166,8 @@ class PocketModel(Model):
         trimmer = Trimmer(self.card.sample_rate_hz)
         decoding = SeanetStream(self._codec.decoder)
         # The library fades the start in, since a decoder that has heard nothing begins with a click.
-        fade = torch.linspace(0, 1, int(self._processor.fade_in_duration * self.card.sample_rate_hz)).numpy()
+        faded_in = int(self._processor.fade_in_duration * self.card.sample_rate_hz)
+        fade = torch.linspace(0, 1, faded_in, dtype=torch.float32).numpy()
         noise = Noise(seed_of(settings, index), self._device)
         for latent in stepwise(partial(self._generate, text, settings), noise):
             latents = self._model.denormalize_latents(latent)[:, :, None].to(self._codec.dtype)
@@ -195,11 +190,11 @@ class PocketModel(Model):
             return latent
 
         model.sample_latent = sample_latent
-        longest_s = self.limits.longest_s(text, settings.speed) + OVERRUN_S
+        bound_s = self.limits.bound_s(text, settings.speed)
         model.generate(
             **self._inputs(text, settings.voice),
             **{"num_flow_steps" if name == "flow_steps" else name: value for name, value in settings.options.items()},
-            max_new_tokens=math.ceil(longest_s * model.config.frame_rate),
+            max_new_tokens=math.ceil(bound_s * model.config.frame_rate),
         )
 
     def _inputs(self, text: str, voice: str) -> dict[str, Any]:

@@ -22,8 +22,9 @@ import numpy as np
 
 from worker.audio import trim_silence
 from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
-from worker.engines.stepwise import Noise, TorchEngine, place, seed_of, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
 from worker.errors import EngineFailure, UnspeakableText, UnsupportedModel
+from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,6 @@ class SeamlessEngine(TorchEngine):
         Raises:
             UnsupportedModel: The repository has no tokenizer, or does not say what languages it speaks.
         """
-        import torch
         import transformers
 
         class TextToSpeech(transformers.SeamlessM4Tv2ForTextToSpeech):  # type: ignore[misc]  # It is not typed.
@@ -136,8 +136,7 @@ class SeamlessEngine(TorchEngine):
             raise UnsupportedModel(
                 f"{checkpoint.name} has no voices: its tokenizer knows none of {', '.join(codes)}", field="model"
             )
-        dtype = torch.float32 if device == "cpu" else "auto"
-        model = TextToSpeech.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        model = from_disk(TextToSpeech, checkpoint.folder, device)
         return SeamlessModel(place(model, device), tokenizer, voices, checkpoint.revision)
 
 
@@ -184,8 +183,7 @@ class SeamlessModel(Model):
         """
         plain = unicodedata.normalize("NFKC", text)
         if strange := [char for char in dict.fromkeys(plain) if _has_meaning(char) and not self._reads(char)]:
-            shown = ", ".join(map(repr, strange[:8])) + (" and others" if len(strange) > 8 else "")
-            raise UnspeakableText(f"the model cannot read {shown}; it knows no such letters", field="input")
+            raise UnspeakableText(f"the model cannot read {quote(strange)}; it knows no such letters", field="input")
         if not any(char.isalnum() for char in plain):
             raise UnspeakableText(f"there is no word in {text.strip()[:40]!r}", field="input")
 
@@ -201,7 +199,7 @@ class SeamlessModel(Model):
             if not any(char.isalnum() for char in spoken):
                 return
             # Past the bound by a little, since the worker cuts what runs away, and says so.
-            longest = math.ceil((self.limits.longest_s(text) + 0.5) / self._unit_s)
+            longest = math.ceil(self.limits.bound_s(text) / self._unit_s)
             _run.set(_Run(lambda: emit(_NO_SAMPLES), longest))
             try:
                 waveform, has_ended = self._generate(spoken, settings)

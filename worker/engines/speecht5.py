@@ -36,9 +36,10 @@ from worker.engines.base import (
     Settings,
     Voice,
 )
-from worker.engines.stepwise import Noise, TorchEngine, place, seed_of, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text.normalise import normalise
+from worker.text.phonemes import quote
 from worker.text.signs import APOSTROPHES, leave_out
 
 if TYPE_CHECKING:
@@ -111,20 +112,18 @@ class SpeechT5Engine(TorchEngine):
         Raises:
             UnsupportedModel: The repository has no tokenizer, or embeddings of another size than the x-vectors.
         """
-        import torch
         from transformers import SpeechT5ForTextToSpeech, SpeechT5HifiGan, SpeechT5Tokenizer
 
         if not (checkpoint.folder / "spm_char.model").exists():
             raise UnsupportedModel(f"{checkpoint.name} has no tokenizer: spm_char.model is missing", field="model")
-        dtype = torch.float32 if device == "cpu" else "auto"
-        model = SpeechT5ForTextToSpeech.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        model = from_disk(SpeechT5ForTextToSpeech, checkpoint.folder, device)
         if model.config.speaker_embedding_dim != XVectors.SIZE:
             raise UnsupportedModel(
                 f"{checkpoint.name} wants speaker embeddings of {model.config.speaker_embedding_dim} numbers; "
                 f"the x-vectors that this engine has are of {XVectors.SIZE}",
                 field="model",
             )
-        vocoder = SpeechT5HifiGan.from_pretrained(checkpoint.parts[VOCODER], dtype=dtype, local_files_only=True)
+        vocoder = from_disk(SpeechT5HifiGan, checkpoint.parts[VOCODER], device)
         return SpeechT5Model(
             place(model, device),
             place(vocoder, device),
@@ -237,8 +236,7 @@ class SpeechT5Model(Model):
         """
         spelled = self._fold(text)
         if strange := [c for c in dict.fromkeys(spelled) if c.isalnum() and not self._reads(c)]:
-            shown = ", ".join(repr(c) for c in strange[:8]) + (" and others" if len(strange) > 8 else "")
-            raise UnspeakableText(f"the model cannot read {shown}; it knows no such letters", field="input")
+            raise UnspeakableText(f"the model cannot read {quote(strange)}; it knows no such letters", field="input")
         if not any(c.isalnum() for c in spelled):
             raise UnspeakableText(f"there is no word in {text.strip()[:40]!r}", field="input")
 
@@ -256,17 +254,17 @@ class SpeechT5Model(Model):
 
             _give_turn.set(give_turn)
             for piece in self._pieces(text):
-                samples = self._generate(piece, settings.voice, self.limits.longest_s(text))
+                samples = self._generate(piece, settings.voice, self.limits.bound_s(text))
                 emit(trim_silence(samples, self.card.sample_rate_hz))
 
         return stepwise(run, Noise(seed_of(settings, index), self._device))
 
-    def _generate(self, piece: str, voice: str, longest_s: float) -> Samples:
+    def _generate(self, piece: str, voice: str, bound_s: float) -> Samples:
         tokens = self._tokenizer(piece, return_tensors="pt").input_ids.to(self._device)
         config = self._model.config
         step_s = config.reduction_factor * math.prod(self._vocoder.config.upsample_rates) / self.card.sample_rate_hz
         # Past the bound by a little, since the worker cuts what runs away, and says so.
-        steps = min(math.ceil((longest_s + 0.5) / step_s), config.max_speech_positions)
+        steps = min(math.ceil(bound_s / step_s), config.max_speech_positions)
         waveform = self._model.generate(
             tokens,
             speaker_embeddings=self._embed(voice),

@@ -7,15 +7,19 @@ where it stands. No thread is spent on it, and whoever drives it decides who is 
 
 from __future__ import annotations
 
+import json
+import re
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import greenlet
 import numpy as np
 
 from worker.engines.base import Engine, HubModel, Settings
+from worker.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +31,9 @@ TORCH_WEIGHTS = (".safetensors", ".bin", ".pth")
 
 CONVERTED = ("mlx", "mlx-audio", "bitsandbytes", "gptq", "awq", "compressed-tensors")
 """Libraries and tags of repositories whose safetensors hold other tensors than the model has."""
+
+_ALWAYS_FLOAT32 = re.compile(r"(^|[._])(inv_freq|freqs?)$")
+"""Names of buffers with frequencies, which the libraries compute in float32 whatever the weights are in."""
 
 _GENERATORS = threading.RLock()
 
@@ -168,3 +175,70 @@ def place(model: Any, device: str) -> Any:  # noqa: ANN401  # A library's own cl
     a library's own `no_grad`, and the mode of the thread would leak from one into the other.
     """
     return model.eval().requires_grad_(False).to(device)
+
+
+def from_disk(cls: Any, folder: Path, device: str, **more: Any) -> Any:  # noqa: ANN401  # A library's own class.
+    """Load a model of transformers: in float32 for the CPU, else in the numbers that its config.json names.
+
+    It is built in float32 and converted afterwards. To build it in other numbers, transformers would change the default
+    type of the whole process, and so that of tensors which an utterance makes meanwhile on the device thread. That
+    takes the memory of both for a moment.
+
+    Args:
+        cls: Its class, or one of the `AutoModel` classes.
+        folder: Where its config.json and its weights are.
+        device: `cpu` or `cuda:N`; for the type of its numbers. The model is left on the CPU.
+        more: Further arguments of `from_pretrained`.
+
+    Raises:
+        UnsupportedModel: Weights are missing. The library would put noise in their place and only warn.
+    """
+    import torch
+
+    model, found = cls.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **more
+    )
+    require_all(model, found["missing_keys"])
+    if device != "cpu":
+        _convert(model, _own_dtype(folder))
+    return model
+
+
+def require_all(model: Any, missing: Collection[str]) -> None:  # noqa: ANN401  # A torch module.
+    """Refuse a checkpoint that lacks parameters; buffers, which old ones do lack, are computed.
+
+    Args:
+        model: The module that it was loaded into.
+        missing: Names of parameters and buffers that it lacks.
+
+    Raises:
+        UnsupportedModel: Names the first few parameters.
+    """
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    if lacking := sorted(parameters.intersection(missing)):
+        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise UnsupportedModel(
+            f"its weights are not all there, or are another model's: a {type(model).__name__} has {shown}",
+            field="model",
+        )
+
+
+def _own_dtype(folder: Path) -> torch.dtype:
+    """The type of the numbers of a checkpoint, as its configuration tells; float32 if it does not."""
+    import torch
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
+
+
+def _convert(model: Any, dtype: torch.dtype) -> None:  # noqa: ANN401  # A model of transformers.
+    """Convert a model as if it had been loaded so: all but what its class keeps in float32, and frequencies."""
+    kept = [re.compile(rf"(^|\.){re.escape(name)}(\.|$)") for name in model._get_dtype_plan(dtype)]
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        is_kept = _ALWAYS_FLOAT32.search(name) or any(each.search(name) for each in kept)
+        if tensor.is_floating_point() and not is_kept:
+            tensor.data = tensor.data.to(dtype)
+    for config in [model.config, *(getattr(model.config, part) for part in model.config.sub_configs)]:
+        if config is not None:
+            config.dtype = dtype

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.audio import Trimmer
 from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
-from worker.engines.stepwise import Noise, TorchEngine, place, stepwise
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 NUM_SPEAKERS = 4
 """Speakers that the model was trained to tell apart in a dialogue."""
-
-OVERRUN_S = 1.0
-"""How far generation goes past the longest that a segment may sound, so that the worker sees a runaway as one."""
 
 WRONG_LAYOUT = (
     "it is in the layout of Microsoft's own code, whose weights transformers cannot load; take a converted repository, "
@@ -75,9 +72,7 @@ class VibeVoiceEngine(TorchEngine):
         import transformers
 
         library: Any = transformers  # Which is typed in parts only.
-        model = library.VibeVoiceForConditionalGeneration.from_pretrained(
-            checkpoint.folder, local_files_only=True, dtype="float32" if device == "cpu" else "auto"
-        )
+        model = from_disk(library.VibeVoiceForConditionalGeneration, checkpoint.folder, device)
         processor = library.VibeVoiceProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
         return VibeVoiceModel(place(model, device), processor, checkpoint.revision, device)
 
@@ -134,15 +129,13 @@ class VibeVoiceModel(Model):
         inputs = self._processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self._device)
-        options = dict(settings.options)
-        if "num_diffusion_steps" in options:
-            options["num_diffusion_steps"] = int(options["num_diffusion_steps"])  # All numbers arrive as floats.
-        self._model.generate(**inputs, **options, max_new_tokens=self._most_tokens(text, settings))
+        most_tokens = self._most_tokens(text, settings)
+        self._model.generate(**inputs, **settings.options, max_new_tokens=most_tokens)
 
     def _most_tokens(self, text: str, settings: Settings) -> int:
         """Tokens after which the model is made to stop: past the longest for the text, or where it stops by itself."""
-        longest_s = self.limits.longest_s(text, settings.speed) + OVERRUN_S
-        bound = math.ceil(longest_s * self.card.sample_rate_hz / self._samples_per_frame)
+        bound_s = self.limits.bound_s(text, settings.speed)
+        bound = math.ceil(bound_s * self.card.sample_rate_hz / self._samples_per_frame)
         own: int = self._model.generation_config.max_new_tokens or bound
         return min(own, bound)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +28,18 @@ from worker.engines.base import (
     Voice,
     transformers_files,
 )
-from worker.engines.stepwise import Noise, TorchEngine, seed_of
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, seed_of
 from worker.engines.vits_network import Network, windows
 from worker.errors import UnspeakableText, UnsupportedModel
+from worker.text import espeak
 from worker.text.normalise import normalise
+from worker.text.phonemes import quote, sounds
 from worker.text.signs import APOSTROPHES, leave_out
 
 SPEEDS = (0.25, 2.0)  # Every token lasts a frame or more, so there is little left to gain beyond 2.
-BEYOND_S = 1.0  # So much more than may be heard is made, for the worker to see that speech has run away.
+
+STRESS_AND_LENGTH = "ˈˌːˑ"
+"""Marks of IPA that a phoneme is itself without."""
 
 _SCRIPTS = {"arabic": "Arab", "cyrillic": "Cyrl", "devanagari": "Deva", "khmer": "Khmr", "latin": "Latn"}
 _OPTIONAL_MARKS = ("COMBINING", "ARABIC", "HEBREW")
@@ -61,20 +65,18 @@ class VitsEngine(TorchEngine):
         """Load the tokenizer and the network.
 
         Raises:
-            UnsupportedModel: The tokenizer needs a phonemizer that is not installed.
+            UnsupportedModel: The tokenizer needs espeak-ng, which is not installed.
         """
-        import torch
         import transformers
 
         library: Any = transformers  # Which is typed in parts only.
         tokenizer = library.VitsTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
         frontend: Frontend = PhonemeFrontend(tokenizer) if tokenizer.phonemize else CharacterFrontend(tokenizer)
-        dtype = torch.float32 if device == "cpu" else "auto"
-        network = library.VitsModel.from_pretrained(checkpoint.folder, local_files_only=True, dtype=dtype)
+        network = from_disk(library.VitsModel, checkpoint.folder, device)
         return Vits(Network(network, device), frontend, checkpoint.revision)
 
 
-class Frontend(Protocol):
+class Frontend(ABC):
     """Turns text into the token ids that a network was trained with.
 
     Attributes:
@@ -83,11 +85,30 @@ class Frontend(Protocol):
 
     language: str
 
+    @abstractmethod
     def tokenize(self, text: str) -> list[int]:
         """Turn text into token ids; empty where there is nothing to say."""
 
+    @abstractmethod
     def lost(self, text: str) -> Sequence[str]:
         """Find the letters and digits that have no token; those of `spell`."""
+
+    def check(self, text: str, voice: str) -> None:
+        """Refuse text with letters or digits that have no token, and text with nothing to say.
+
+        Raises:
+            UnspeakableText: Names the characters.
+        """
+        if lost := self.lost(text):
+            raise UnspeakableText(
+                f"the voice {voice!r} speaks {self.language!r} and cannot say {quote(lost)}", field="input"
+            )
+        if not self.tokenize(text):
+            raise UnspeakableText(
+                f"there is nothing to say in {text.strip()[:40]!r} for the voice {voice!r}, which speaks "
+                f"{self.language!r}",
+                field="input",
+            )
 
 
 class Vits(Model):
@@ -124,16 +145,7 @@ class Vits(Model):
         }
 
     def check(self, text: str, voice: str) -> None:
-        """Refuse text with letters or digits that have no token, and text with nothing to say."""
-        language = self._frontend.language
-        if lost := self._frontend.lost(text):
-            shown = ", ".join(repr(char) for char in lost[:8]) + (" and others" if len(lost) > 8 else "")
-            raise UnspeakableText(f"the voice {voice!r} speaks {language!r} and cannot say {shown}", field="input")
-        if not self._frontend.tokenize(text):
-            raise UnspeakableText(
-                f"there is nothing to say in {text.strip()[:40]!r} for the voice {voice!r}, which speaks {language!r}",
-                field="input",
-            )
+        self._frontend.check(text, voice)
 
     def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         """Speak one segment; the first step encodes it and decodes a window, each of the others decodes one more."""
@@ -141,7 +153,7 @@ class Vits(Model):
         tokens = self._frontend.tokenize(text)
         if not tokens:
             return
-        longest_s = self.limits.longest_s(text, settings.speed) + BEYOND_S
+        bound_s = self.limits.bound_s(text, settings.speed)
         with Noise(seed_of(settings, index), network.device):
             latents = network.encode(
                 tokens,
@@ -149,7 +161,7 @@ class Vits(Model):
                 speed=settings.speed,
                 noise_scale=settings.options.get("noise_scale", network.noise_scale),
                 noise_scale_duration=settings.options.get("noise_scale_duration", network.noise_scale_duration),
-                max_frames=math.ceil(longest_s * network.sample_rate_hz / network.hop_length),
+                max_frames=math.ceil(bound_s * network.sample_rate_hz / network.hop_length),
             )
         trimmer = Trimmer(network.sample_rate_hz)
         for start, stop in windows(latents.num_frames):
@@ -157,7 +169,7 @@ class Vits(Model):
             yield samples if stop < latents.num_frames else np.concatenate([samples, trimmer.flush()])
 
 
-class CharacterFrontend:
+class CharacterFrontend(Frontend):
     """Reads with a tokenizer whose tokens are characters.
 
     The text is spelled out, romanised for the languages whose model was trained so, and brought to the characters that
@@ -194,29 +206,48 @@ class CharacterFrontend:
         return spell(text, self._vocabulary)
 
 
-class PhonemeFrontend:
-    """Reads with a tokenizer whose tokens are the phonemes of espeak.
+class PhonemeFrontend(Frontend):
+    """Reads with a tokenizer whose tokens are the phonemes of espeak-ng; English without it.
 
     Args:
         tokenizer: A `VitsTokenizer`.
 
     Raises:
-        UnsupportedModel: espeak is not installed.
+        UnsupportedModel: The language needs espeak-ng, and it is not installed.
     """
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401  # transformers is not typed.
-        if not _has_espeak():
-            raise UnsupportedModel("needs the extra espeak and the library espeak-ng", field="model")
-        self.language = bcp47(tokenizer.language or "en")
+        import langcodes
+
+        language = (tokenizer.language or "en").lower()
+        if language in ("en", "eng"):
+            language = "en-us"  # What the library reads English as.
+        if not espeak.can_read(language):
+            raise UnsupportedModel(f"its phonemes are those of {language!r}: needs the extra espeak", field="model")
+        self.language = langcodes.standardize_tag(language)
+        self._reader = espeak.reader(language)
+        # It would call the phonemizer, which is GPL, and lower the case, which tells phonemes apart.
+        tokenizer.phonemize = tokenizer.normalize = False
         self._tokenizer = tokenizer
+        self._vocabulary = frozenset(tokenizer.get_vocab()) - {tokenizer.unk_token}
+
+    def check(self, text: str, voice: str) -> None:
+        self._reader.check(text, voice)
+        super().check(text, voice)
 
     def tokenize(self, text: str) -> list[int]:
-        phonemes, _ = self._tokenizer.prepare_for_tokenization(text)
-        return list(self._tokenizer(text)["input_ids"]) if any(map(str.isalpha, phonemes)) else []
+        phonemes = self._read(text)
+        unknown = {sign for sign in phonemes if sign not in self._vocabulary}
+        kept = leave_out(phonemes, unknown, " " if " " in self._vocabulary else "")
+        return list(self._tokenizer(kept)["input_ids"]) if sounds(kept) else []
 
     def lost(self, text: str) -> Sequence[str]:
-        """Espeak reads every letter, by its name if need be."""
-        return []
+        """Find the phonemes that have no token; stress and length may be left out."""
+        missing = [sign for sign in dict.fromkeys(self._read(text)) if sign not in self._vocabulary]
+        return [sign for sign in missing if unicodedata.category(sign)[0] in "LM" and sign not in STRESS_AND_LENGTH]
+
+    def _read(self, text: str) -> str:
+        return " ".join(self._reader.read(text))
 
 
 def spell(text: str, vocabulary: Collection[str]) -> tuple[str, list[str]]:
@@ -271,15 +302,3 @@ def bcp47(language: str | None) -> str:
 def romaniser() -> Any:  # noqa: ANN401  # uroman is not typed.
     """Give the universal romaniser (Hermjakob et al. 2018), one for all models: it takes seconds to build."""
     return import_module("uroman").Uroman()
-
-
-def _has_espeak() -> bool:
-    """Whether the phonemizer and espeak-ng are there; espeak-ng of the extra, or else that of the system."""
-    if not find_spec("phonemizer"):
-        return False
-    if find_spec("espeakng_loader"):
-        loader = import_module("espeakng_loader")
-        wrapper = import_module("phonemizer.backend.espeak.wrapper").EspeakWrapper
-        wrapper.set_library(loader.get_library_path())
-        wrapper.set_data_path(loader.get_data_path())
-    return bool(import_module("phonemizer.backend").EspeakBackend.is_available())

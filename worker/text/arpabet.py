@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Container
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,15 @@ def _plain(char: str) -> str:
     if category == "Sm":
         return f" {unicodedata.name(char).lower()} "
     return " " if category[0] in "ZC" else char
+
+
+def restress(phoneme: str, known: Container[str]) -> str:
+    """Give a phoneme the stress that a model knows it with; empty if it knows it with none.
+
+    The list of a model is made of one corpus, and a rare vowel may not occur there with every stress.
+    """
+    stressed = [phoneme, *(phoneme[:-1] + stress for stress in "120")] if phoneme[-1].isdigit() else [phoneme]
+    return next((each for each in stressed if each in known), "")
 
 
 def _phonemize(text: str) -> str:

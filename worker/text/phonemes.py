@@ -10,7 +10,7 @@ import contextlib
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import structlog
 
@@ -159,7 +159,7 @@ def cut(phonemes: str, longest: int) -> Iterator[str]:
             yield piece
 
 
-def quote(chars: list[str]) -> str:
+def quote(chars: Sequence[str]) -> str:
     """Show the first few of some characters in a message."""
     return ", ".join(repr(c) for c in chars[:8]) + (" and others" if len(chars) > 8 else "")
 

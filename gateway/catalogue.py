@@ -43,6 +43,11 @@ class Entry:
     model: models_pb2.Model
     workers: dict[str, models_pb2.Model] = field(default_factory=dict)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has not failed on every worker that tried."""
+        return any(model.state != models_pb2.MODEL_STATE_FAILED for model in self.workers.values())
+
 
 class Catalogue:
     """Models and voices of a fleet and of the Hub.
@@ -100,12 +105,12 @@ class Catalogue:
         return OPENAI_VOICES.index(name) if name in OPENAI_VOICES else None
 
     def voices(self, name: str | None = None) -> list[dict[str, Any]]:
-        """List voices as JSON: of one model, or of all that have been loaded once.
+        """List voices as JSON: of one model, or of all that have been loaded once, those of the default model first.
 
         Raises:
             ApiError: The model is not there.
         """
-        entries = [self.model(name)] if name else list(self)
+        entries = [self.model(name)] if name else sorted(self, key=lambda each: each.model.name != self._default_model)
         return [{**voice, "model": entry.model.name} for entry in entries for voice in _voices(entry.model)]
 
     async def listing(self, search: str, limit: int) -> dict[str, Any]:

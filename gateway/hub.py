@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -139,6 +140,7 @@ class HubList:
     """
 
     def __init__(self, folder: Path, ttl_s: float) -> None:
+        logging.getLogger("huggingface_hub").handlers.clear()  # It would write everything once more, in its own form.
         self._path = folder.expanduser() / "trending.json"
         self._ttl_s = ttl_s
         self._lists: dict[str, Listing] = {}

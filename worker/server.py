@@ -80,10 +80,14 @@ async def serve(settings: Settings) -> None:
         pinned=settings.stays,
         allow=settings.allow_models,
         deny=settings.deny_models,
-        patience_s=settings.first_audio_timeout_s,
+        # Less than a caller waits, so that the caller is told that there is no room, and not that it takes long.
+        patience_s=0.8 * settings.first_audio_timeout_s,
     )
     with _setting("DEFAULT_MODEL" if settings.preload is None else "PRELOAD", ",".join(settings.preloaded)):
         preloaded = [models.find(name) for name in settings.preloaded]
+    with _setting("PINNED", ",".join(settings.stays)):
+        for name in settings.stays:
+            models.find(name)
     status = Status(settings.worker_id, where, registry, models, scheduler, changes)
 
     server = grpc.aio.server(options=CHANNEL_OPTIONS)

@@ -211,7 +211,6 @@ class Speech:
                 self.cancel()
                 failure = _from_rpc(error, link.address)
                 attempts.note(failure)
-                log.warning("call moves", request_id=self._request.request_id, away_from=link.address, why=str(failure))
                 self.moves += 1
                 continue
             if self._first is None or not self._first.HasField("header"):
@@ -331,7 +330,6 @@ class Fleet:
                 if has_begun:
                     raise
                 attempts.note(failure)
-                log.warning("load moves", model=model, away_from=link.address, why=str(failure))
             else:
                 return
 
@@ -341,6 +339,9 @@ class Fleet:
         Raises:
             ApiError: There is none, or it cannot be reached.
         """
+        here = [link.status.worker_id for link in self if link.status]
+        if worker_id and worker_id not in here:
+            raise ApiError("NOT_FOUND", f"there is no worker {worker_id!r}; there are {', '.join(here) or 'none'}")
         named = [link for link in self if not worker_id or (link.status and link.status.worker_id == worker_id)]
         link = choose(named, model, tried)
         if not link:
@@ -370,6 +371,7 @@ class Attempts:
         self._moves_left = MOVES
         self._was_connected = False
         self._failure: ApiError | None = None
+        self._last: ApiError | None = None
 
     def next(self) -> WorkerLink:
         """Pick the next worker.
@@ -381,6 +383,8 @@ class Attempts:
             link = self._fleet.choose(self._model, self._worker_id, self._tried)
         except ApiError as nobody:
             raise self._failure or nobody from None
+        if self._tried:
+            log.warning("call moves", model=self._model, away_from=self._tried[-1], why=str(self._last))
         self._tried.append(link.address)
         self._was_connected = link.is_connected
         return link
@@ -391,6 +395,7 @@ class Attempts:
         Raises:
             ApiError: The call may not move.
         """
+        self._last = failure
         if failure.reason not in MOVING:
             raise failure
         if not self._failure or self._failure.reason == "UNSUPPORTED_MODEL":

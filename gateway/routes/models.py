@@ -31,7 +31,7 @@ async def list_models(request: Request) -> Response:
     """`GET /v1/models`: the workers' models, then OpenAI's names with the model that they stand for."""
     catalogue: Catalogue = request.app.state.catalogue
     created = request.app.state.started_at
-    data = [model_object(entry.model.name, created) for entry in catalogue]
+    data = [model_object(entry.model.name, created) for entry in catalogue if entry.is_usable]
     default = catalogue.model_name(None)
     if any(model["id"] == default for model in data):
         data += [model_object(alias, created, root=default) for alias in OPENAI_MODELS]
@@ -77,14 +77,13 @@ async def unload_model(request: Request) -> Response:
     catalogue: Catalogue = request.app.state.catalogue
     fleet: Fleet = request.app.state.fleet
     entry = catalogue.model(_id(request))
-    worker = request.query_params.get("worker")
+    named = request.query_params.get("worker")
+    links = [fleet.choose(entry.model.name, named)] if named else list(fleet)
     unloaded = []
-    for link in fleet:
-        if link.status and link.status.worker_id in ([worker] if worker else entry.workers):
+    for link in links:
+        if link.status and link.status.worker_id in entry.workers:
             await link.unload(entry.model.name)
             unloaded.append(link.status.worker_id)
-    if worker and not unloaded:
-        raise ApiError("NO_WORKER", f"the worker {worker!r} cannot be reached", retry_after_s=1.0)
     return JSONResponse({"id": entry.model.name, "workers": unloaded})
 
 

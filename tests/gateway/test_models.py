@@ -33,9 +33,9 @@ LONG = "org/" + "x" * 5000
         ("POST", f"/api/models/{LONG}/load", 400, ["org/xxx", "5004 characters", "256"]),
         ("POST", f"/api/models/{LONG}/unload", 400, ["org/xxx", "5004 characters", "256"]),
         ("GET", f"/v1/models/{LONG}", 400, ["org/xxx", "5004 characters", "256"]),
-        ("POST", f"/api/models/{TONE}/load?worker=w9", 503, ["w9"]),
-        ("POST", f"/api/models/{TONE}/unload?worker=w9", 503, ["w9"]),
-        ("POST", "/api/models/tts-1/unload?worker=w9", 503, ["w9"]),
+        ("POST", f"/api/models/{TONE}/load?worker=w9", 404, ["w9", "w0"]),
+        ("POST", f"/api/models/{TONE}/unload?worker=w9", 404, ["w9", "w0"]),
+        ("POST", "/api/models/tts-1/unload?worker=w9", 404, ["w9", "w0"]),
     ],
 )
 def test_odd_requests_are_refused_in_openais_shape(stack, method, path, status, words):

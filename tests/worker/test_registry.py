@@ -1,7 +1,10 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.stack import ROOT
 from worker.engines.base import HubModel
 from worker.engines.hibari import HibariEngine
 from worker.engines.registry import Registry
@@ -93,3 +96,32 @@ def test_an_engine_whose_library_is_missing_costs_only_itself():
     assert "broken" not in Registry.installed().engines
     with pytest.raises(ValueError, match=r"broken.*package_that_is_not_there"):
         Registry.installed(["broken"])
+
+
+def test_without_torch_every_engine_is_there_and_says_what_it_needs():
+    program = """
+import importlib.util, sys
+lacking = {"torch", "transformers", "greenlet", "diffusers", "sentencepiece", "uroman", "langcodes", "loguru"}
+class Lean:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in lacking:
+            raise ModuleNotFoundError(name)
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in lacking else found(name, package)
+sys.meta_path.insert(0, Lean())
+from worker.engines.base import HubModel
+from worker.engines.registry import Registry
+from worker.errors import UnsupportedModel
+registry = Registry.installed()
+print(*sorted(registry.engines))
+piper = HubModel("org/piper", library="piper", files=["a.onnx", "a.onnx.json"])
+print(registry.resolve(piper).name)
+try:
+    registry.resolve(HubModel("org/v", "transformers", model_type="vits", files=["model.safetensors", "config.json"]))
+except UnsupportedModel as refused:
+    print(refused)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    engines, piper, refused = done.stdout.splitlines()
+    assert set(engines.split()) == Registry.installed().engines.keys()
+    assert (piper, refused) == ("piper", "needs the extra torch")

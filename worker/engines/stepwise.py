@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-import greenlet
 import numpy as np
 
 from worker.engines.base import Engine, HubModel, Settings
@@ -62,6 +61,8 @@ class TorchEngine(Engine):
         """
         import torch
         import transformers
+        import transformers.generation
+        import transformers.modeling_utils  # What every load imports is no part of the memory that a model takes.
         from torch.overrides import TorchFunctionMode
 
         transformers.logging.disable_progress_bar()
@@ -148,6 +149,7 @@ def stepwise(call: Callable[[Callable[[T], None]], object], noise: Noise) -> Gen
     Yields:
         What the callback was given.
     """
+    import greenlet
 
     def emit(item: T) -> None:
         task.parent.switch(item)

@@ -337,8 +337,8 @@ class Disk:
                 break
             records.remove(victim)
         raise DiskFull(
-            f"{coming.model.name!r} needs {need:,} bytes more on disk, where {free:,} are free; with it, what was "
-            f"fetched and is in use would take {taken:,}, and SONORANT_DISK_BUDGET is {self._budget:,}",
+            f"{coming.model.name!r} needs {need:,} bytes more on disk, where {free:,} are free; with it, models that "
+            f"are in memory would take {taken:,}, and SONORANT_DISK_BUDGET is {self._budget:,}; unloading one helps",
             field="model",
         )
 

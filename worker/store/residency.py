@@ -175,7 +175,7 @@ class Residency:
 
     async def look_on_disk(self) -> None:
         """Learn which models of the hub are on disk, and forget those that no longer are."""
-        found = await self._in(self._asking, list, self._disk)
+        found = await asyncio.to_thread(list, self._disk)
         records = {record.model.name: record for record in found if record.is_whole}
         for name, record in records.items():
             if name in self._residents or not self._is_allowed(name):
@@ -320,7 +320,7 @@ class Residency:
         except Exception as error:
             failure = await self._explain(resident, error)
             self._note_failure(resident, failure)
-            await self._in(self._asking, self._disk.let_go, resident.name)
+            await asyncio.to_thread(self._disk.let_go, resident.name)
             # What the frames of a failed load hold is as large as the model.
             traceback.clear_frames(error.__traceback__)
             await asyncio.to_thread(self._device.give_back)
@@ -333,6 +333,7 @@ class Residency:
             self._forget(resident)
 
     async def _bring_in(self, resident: Resident) -> Model:
+        log.info("model is being brought in", model=resident.name)
         files = 0
         if resident.is_embedded:
             assert resident.engine
@@ -351,8 +352,7 @@ class Residency:
         self._set(resident, Stage.LOADING)
         async with self._room(resident, files, expected):
             await asyncio.to_thread(_import, engine.requires)
-            held = self._device.used()
-            model = await asyncio.to_thread(_build, engine, build)
+            model, held = await asyncio.to_thread(_build, engine, build, self._device)
             self._set(resident, Stage.WARMING_UP)
             await asyncio.to_thread(_warm_up, model)
             # What the load needed for a moment must not count as held.
@@ -413,6 +413,13 @@ class Residency:
                 f"{self._budget:,}",
                 field="model",
             )
+        staying = sum(each.size for each in self._residents.values() if each.name in self._pinned)
+        if staying and staying + files > self._budget:
+            raise OutOfMemory(
+                f"the model {resident.name!r} takes {files:,} bytes of memory beside {staying:,} of models that stay "
+                f"(SONORANT_PINNED); SONORANT_MEMORY_BUDGET is {self._budget:,}",
+                field="model",
+            )
         try:
             async with asyncio.timeout(self._patience_s) as waiting:
                 while True:
@@ -456,7 +463,7 @@ class Residency:
             del model
             await asyncio.to_thread(self._device.give_back)
             if not resident.is_embedded:
-                await self._in(self._asking, self._disk.let_go, resident.name)
+                await asyncio.to_thread(self._disk.let_go, resident.name)
 
     async def _explain(self, resident: Resident, error: Exception) -> WorkerError:
         """Turn whatever went wrong into what callers are told."""
@@ -490,7 +497,8 @@ class Residency:
             self._residents.pop(resident.name, None)
 
     def _what_is_here(self) -> str:
-        return f"here are {', '.join(each.name for each in self) or 'none'}"
+        names = [each.name for each in self if each.stage is not Stage.FAILED]
+        return f"here are {', '.join(names) or 'none'}"
 
     def _idle(self) -> list[Resident]:
         """Models in memory that may leave it, the least recently used first."""
@@ -542,9 +550,11 @@ def _import(modules: Sequence[str]) -> None:
         importlib.import_module(module)
 
 
-def _build(engine: type[Engine], build: functools.partial[Model]) -> Model:
+def _build(engine: type[Engine], build: functools.partial[Model], device: Device) -> tuple[Model, int]:
+    """Load a model; return it, and the memory that was held before, in bytes."""
     with engine.loading():
-        return build()
+        held = device.used()
+        return build(), held
 
 
 def _warm_up(model: Model) -> None:

@@ -60,6 +60,17 @@ def test_a_model_and_its_parts_share_the_budget(hub, begin):
     assert on_disk(hub) < 10_000_000
 
 
+def test_nobody_has_to_leave_for_a_model_that_does_not_fit_even_so(hub, begin):
+    add(hub, "org/small", 2_000_000)
+    add(hub, "org/huge", 12_000_000)
+    stack = begin(SONORANT_DISK_BUDGET="10MB")
+    load(stack, "org/small")
+    unload(stack, "org/small")
+    assert said(stack.speak(model="org/huge", input="one"))[:2] == (507, "disk_full")
+    assert standing(stack, "org/small")["state"] == "cached"
+    assert on_disk(hub) == pytest.approx(2_000_000, abs=10_000)
+
+
 def test_a_part_that_two_models_share_stays_for_as_long_as_one_needs_it(hub, begin):
     hub.add("org/codec", {"codec.bin": os.urandom(6_000_000)})
     for name in ("a", "b", "c"):

@@ -17,7 +17,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -326,34 +326,38 @@ class Disk:
         """
         records = [record for record in self if record.model.name != coming.model.name]
         need = sum(self._hub.not_here(piece.kind, piece.name, piece.revision, piece.ours) for piece in coming.pieces)
-        while True:
-            _, free = self._hub.space()
-            taken = _total([*records, coming])
-            if need <= free and taken <= self._budget:
-                return
-            ours = (record for record in records if _total([record]))
-            victim = next((record for record in ours if self._try_delete(record, records)), None)
-            if not victim:
-                break
-            records.remove(victim)
+        _, free = self._hub.space()
+        with ExitStack() as locks:
+            idle = [record for record in records if _total([record]) and self._is_idle(record, locks)]
+            for count in range(len(idle) + 1):
+                left = [record for record in records if not any(record is victim for victim in idle[:count])]
+                is_enough = need <= free + _total(records) - _total(left) and _total([*left, coming]) <= self._budget
+                if is_enough:
+                    for victim in idle[:count]:
+                        self._remove(victim, left)
+                    return
+        stay = [record for record in records if not any(record is each for each in idle)]
         raise DiskFull(
             f"{coming.model.name!r} needs {need:,} bytes more on disk, where {free:,} are free; with it, models that "
-            f"are in memory would take {taken:,}, and SONORANT_DISK_BUDGET is {self._budget:,}; unloading one helps",
+            f"are in memory would take {_total([*stay, coming]):,}, and SONORANT_DISK_BUDGET is {self._budget:,}; "
+            "unloading one helps",
             field="model",
         )
 
-    def _try_delete(self, record: Record, others: Sequence[Record]) -> bool:
-        """Delete a model unless some worker holds it."""
-        name = record.model.name
-        with self._path(name, "lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            self._delete((*record.pieces, *record.old), [each for each in others if each is not record])
-            self._path(name, "json").unlink(missing_ok=True)
-        log.info("model removed from disk", model=name, bytes=_total([record]))
+    def _is_idle(self, record: Record, locks: ExitStack) -> bool:
+        """Whether no worker holds a model; none will, until the locks are given back."""
+        lock = locks.enter_context(self._path(record.model.name, "lock").open("ab"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         return True
+
+    def _remove(self, record: Record, left: Sequence[Record]) -> None:
+        """Delete an idle model, but for what those that are left need of it."""
+        self._delete((*record.pieces, *record.old), left)
+        self._path(record.model.name, "json").unlink(missing_ok=True)
+        log.info("model removed from disk", model=record.model.name, bytes=_total([record]))
 
     def _delete_old(self, name: str) -> None:
         """Delete earlier revisions of a model, unless another worker has it in memory."""

@@ -120,6 +120,7 @@ class WorkerLink:
         try:
             async for progress in call:
                 stage = progress.stage
+                self._learn(progress.model)
                 yield progress
         except grpc.aio.AioRpcError as error:
             raise _from_rpc(error, self.address) from error
@@ -127,6 +128,13 @@ class WorkerLink:
             call.cancel()
         if stage != models_pb2.LOAD_STAGE_READY:
             raise ApiError("ENGINE_FAILURE", f"the worker at {self.address} ended the load before its end")
+
+    def _learn(self, model: models_pb2.Model) -> None:
+        """Know at once what the next status would tell: whoever loads a model may ask for it the moment it is there."""
+        if self.status:
+            others = [each for each in self.status.models if each.name != model.name]
+            del self.status.models[:]
+            self.status.models.extend([*others, model])
 
     async def unload(self, model: str) -> None:
         """Take a model out of the worker's memory.

@@ -200,7 +200,7 @@ class Disk:
 
         def get(record: Record, source: Repository, patterns: Sequence[str]) -> Record:
             wanted = source.select(patterns)
-            missing = self._hub.missing(source, patterns)
+            missing = self._hub.missing(source.kind, source.name, source.revision, wanted)
             piece = Piece(source.name, source.kind, source.revision, tuple(patterns), sum(wanted.values()), missing)
             progress.total += sum(missing.values())
             on_progress()
@@ -230,9 +230,9 @@ class Disk:
         except HubUnavailable:
             repository = self._hub.describe(checkpoint.name, checkpoint.revision)
         record = self.find(checkpoint.name)
-        missing = self._hub.missing(repository, patterns)
-        size = sum(repository.select(patterns).values())
-        piece = Piece(checkpoint.name, "model", checkpoint.revision, tuple(patterns), size, missing)
+        wanted = repository.select(patterns)
+        missing = self._hub.missing("model", checkpoint.name, checkpoint.revision, wanted)
+        piece = Piece(checkpoint.name, "model", checkpoint.revision, tuple(patterns), sum(wanted.values()), missing)
         if record:
             self._reserve(record, piece)
         self._hub.download(repository, patterns, lambda size: None)
@@ -325,7 +325,7 @@ class Disk:
             DiskFull: There is none even so.
         """
         records = [record for record in self if record.model.name != coming.model.name]
-        need = sum(self._hub.not_here(piece.kind, piece.name, piece.revision, piece.ours) for piece in coming.pieces)
+        need = sum(sum(self._hub.missing(*piece.at, piece.ours).values()) for piece in coming.pieces)
         _, free = self._hub.space()
         with ExitStack() as locks:
             idle = [record for record in records if _total([record]) and self._is_idle(record, locks)]

@@ -182,18 +182,15 @@ class Hub:
                 )
             )
 
-    def missing(self, repository: Repository, patterns: Sequence[str]) -> dict[str, int]:
-        """Sizes of the files that are not on disk, in bytes, by path."""
-        folder = self._snapshot(repository.kind, repository.name, repository.revision)
-        return {path: size for path, size in repository.select(patterns).items() if not (folder / path).exists()}
-
-    def not_here(self, kind: str, name: str, revision: str, sizes: Mapping[str, int]) -> int:
-        """How much of some files is not on disk, in bytes."""
+    def missing(self, kind: str, name: str, revision: str, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Those of some files that are not on disk, with their sizes in bytes, by path."""
         folder = self._snapshot(kind, name, revision)
-        return sum(size for path, size in sizes.items() if not (folder / path).exists())
+        return {path: size for path, size in sizes.items() if not (folder / path).exists()}
 
     def delete(self, kind: str, name: str, revision: str, paths: Collection[str]) -> None:
         """Remove files of a revision from disk, with what no other revision shares, and folders that become empty."""
+        if not paths:
+            return
         snapshot = self._snapshot(kind, name, revision)
         for path in paths:
             (snapshot / path).unlink(missing_ok=True)
@@ -205,7 +202,7 @@ class Hub:
         for blob in repository.glob("blobs/*"):
             if blob not in used and blob.resolve() not in used and not blob.name.endswith(".incomplete"):
                 blob.unlink(missing_ok=True)
-        if not used:
+        if not used and not any(repository.glob("blobs/*")):  # A download under way has its partial files there.
             shutil.rmtree(repository, ignore_errors=True)
 
     def remove_damaged(self, folder: Path) -> list[str]:

@@ -146,6 +146,10 @@ class Client:
         seed: int | None = None,
         encoding: speech_pb2.AudioEncoding.ValueType = speech_pb2.AUDIO_ENCODING_PCM_S16LE,
         options: Mapping[str, Any] | None = None,
+        language: str = "",
+        instructions: str = "",
+        reference: speech_pb2.ReferenceAudio | None = None,
+        nearest_speed: bool = False,
         request_id: str = "",
         first_audio_timeout_s: float | None = None,
     ) -> Speech:
@@ -159,6 +163,10 @@ class Client:
             seed: Fixes what is random.
             encoding: How samples are written.
             options: The model's own options.
+            language: BCP 47 tag of the text; the voice's own if empty.
+            instructions: How to speak, in words; `header.ignored` tells if the model takes none.
+            reference: A recording whose voice is to be imitated; `voice` must be empty then.
+            nearest_speed: Speak at the nearest pace that the model takes, as `header.speed` says, rather than fail.
             request_id: Found again in the worker's logs.
             first_audio_timeout_s: How long to wait for the first audio, in seconds; the worker's own limit if None.
 
@@ -166,7 +174,17 @@ class Client:
             grpc.RpcError: The worker refused or failed; `details()` says why.
         """
         request = speech_pb2.SynthesizeRequest(
-            request_id=request_id, model=model, voice=voice, input=text, speed=speed, seed=seed, encoding=encoding
+            request_id=request_id,
+            model=model,
+            voice=voice,
+            input=text,
+            speed=speed,
+            seed=seed,
+            encoding=encoding,
+            language=language,
+            instructions=instructions,
+            reference=reference,
+            nearest_speed=nearest_speed,
         )
         request.options.update(options or {})
         if first_audio_timeout_s is not None:

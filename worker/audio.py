@@ -1,6 +1,11 @@
-"""Small operations on mono PCM: trimming silence, writing samples as bytes; knows no engine and no protocol."""
+"""Small operations on mono PCM: trimming silence, changing the rate of a recording, writing samples as bytes.
+
+It knows no engine and no protocol.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +105,32 @@ def _ramp(count: int) -> npt.NDArray[np.float32]:
     return np.linspace(0.0, 1.0, count, endpoint=False, dtype=np.float32)
 
 
+def resample(samples: npt.NDArray[np.float32], rate_hz: int, to_hz: int) -> npt.NDArray[np.float32]:
+    """Change the rate of a whole recording, in its spectrum: what is below both Nyquist frequencies stays as it is.
+
+    The upper twentieth of that band is faded out, since a sharp edge would ring for longer than a consonant lasts.
+
+    Args:
+        samples: float32 [S].
+        rate_hz: Their rate.
+        to_hz: The rate wanted.
+
+    Returns:
+        float32 [ceil(S * to_hz / rate_hz)]; peaks may exceed those of `samples` a little.
+    """
+    if rate_hz == to_hz:
+        return samples
+    common = math.gcd(rate_hz, to_hz)
+    up, down = to_hz // common, rate_hz // common
+    # A spectrum is of a sound that goes round and round: 50 ms of silence keep its end from being heard in its start.
+    rounds = math.ceil((len(samples) + rate_hz // 20) / down)
+    spectrum = np.fft.rfft(samples, rounds * down)[: rounds * min(up, down) // 2 + 1]
+    faded = len(spectrum) // 20
+    spectrum[len(spectrum) - faded :] *= 0.5 + 0.5 * np.cos(np.linspace(0.0, np.pi, faded))
+    resampled = np.fft.irfft(spectrum, rounds * up) * (up / down)
+    return resampled[: math.ceil(len(samples) * up / down)].astype(np.float32)
+
+
 def to_s16le(samples: npt.NDArray[np.float32]) -> bytes:
     """Write samples as signed 16-bit little-endian integers; what exceeds full scale is clipped.
 
@@ -110,6 +141,18 @@ def to_s16le(samples: npt.NDArray[np.float32]) -> bytes:
         2 * S bytes.
     """
     return bytes(np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").data)
+
+
+def from_s16le(pcm: bytes) -> npt.NDArray[np.float32]:
+    """Read samples written as signed 16-bit little-endian integers.
+
+    Args:
+        pcm: 2 * S bytes.
+
+    Returns:
+        float32 [S] in [-1, 1].
+    """
+    return np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768.0)
 
 
 def to_f32le(samples: npt.NDArray[np.float32]) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,23 +12,17 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
-from worker.engines.base import Card, HubModel, Model, Settings
+from worker.engines.base import HubModel, Model, Settings
 from worker.errors import (
     EngineFailure,
     FirstAudioTimeout,
     InvalidRequest,
     UnsupportedModel,
-    UnsupportedOption,
-    VoiceNotFound,
     WorkerError,
 )
+from worker.requests import check, required, seconds_of, settings_of
 from worker.scheduler import Row, Scheduler
 from worker.status import Status
 from worker.store.residency import Residency, Resident
@@ -41,14 +33,10 @@ from worker.wire import (
     duration,
     error_message,
     model_message,
-    options_schema,
     status_message,
 )
 
-MAX_REQUEST_ID = 128
 MAX_RESOLVED = 1000
-MOST_NAMED = 60
-"""How many voices an error names."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,11 +64,11 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         """Speak one utterance; see the contract."""
         arrived_at = time.monotonic()
         async with _reporting(context):
-            _check(request)
-            resident = self._models.find(_required(request.model, "model"), request.model_revision)
+            check(request)
+            resident = self._models.find(required(request.model, "model"), request.model_revision)
             timeout_s = self._first_audio_timeout_s
             if request.HasField("first_audio_timeout"):
-                timeout_s = _seconds(request.first_audio_timeout, "first_audio_timeout")
+                timeout_s = seconds_of(request.first_audio_timeout, "first_audio_timeout")
             may_load = request.load_policy != speech_pb2.LOAD_POLICY_IF_LOADED
             async with _first_audio_within(timeout_s, resident) as waiting:
                 model = await self._models.acquire(resident, may_load)
@@ -93,7 +81,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                             if not message.audio.first_sample:
                                 waiting.reschedule(None)
                                 first_audio_s = time.monotonic() - arrived_at
-                                header = self._header(request, resident, settings.voice, writer.format)
+                                header = self._header(request, resident, settings, writer.format)
                                 header.queue_time.CopyFrom(duration(row.queue_s))
                                 header.load_time.CopyFrom(duration(loaded_at - arrived_at))
                                 message.header.CopyFrom(header)
@@ -106,6 +94,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         synthesis_time=duration(row.busy_s),
                         finish_reason=reason,
                         segments=writer.segments,
+                        pause=duration(writer.pause_s),
                     )
                     await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
                     log.log(
@@ -113,7 +102,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         "spoken, but cut where the model ran away" if writer.is_cut else "spoken",
                         request_id=request.request_id,
                         model=resident.name,
-                        voice=settings.voice,
+                        voice=settings.speaker,
                         audio_s=round(writer.total_samples / model.card.sample_rate_hz, 3),
                         ttfa_ms=round(1000 * first_audio_s, 1),
                         queue_ms=round(1000 * row.queue_s, 1),
@@ -126,24 +115,30 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         """Queue an utterance; the model is held until the device has let go of it."""
         release = partial(self._models.release, resident)
         try:
-            settings = _settings(request, resident.name, model)
+            settings = settings_of(request, resident.name, model)
             await self._models.prepare(resident, settings.voice)
-            steps = synthesize(model, request.input, settings)
+            steps = synthesize(model, request.input, settings, request.segments_before)
             return self._scheduler.submit(steps, model.card.sample_rate_hz, release), settings
         except BaseException:
             release()
             raise
 
     def _header(
-        self, request: speech_pb2.SynthesizeRequest, resident: Resident, voice: str, form: speech_pb2.AudioFormat
+        self,
+        request: speech_pb2.SynthesizeRequest,
+        resident: Resident,
+        settings: Settings,
+        form: speech_pb2.AudioFormat,
     ) -> speech_pb2.StreamHeader:
         return speech_pb2.StreamHeader(
             request_id=request.request_id,
             worker_id=self._worker_id,
             model=resident.name,
             model_revision=resident.revision,
-            voice=voice,
+            voice=settings.speaker,
             format=form,
+            speed=settings.speed,
+            ignored=["instructions"] if request.instructions and not settings.instructions else [],
         )
 
 
@@ -197,7 +192,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     ) -> None:
         """Load a model and stream the progress; see the contract."""
         async with _reporting(context):
-            resident = self._status.models.find(_required(request.name, "name"), request.revision)
+            resident = self._status.models.find(required(request.name, "name"), request.revision)
             loading = asyncio.ensure_future(self._status.models.load(resident, at_once=True))
             told: object = None
             while True:
@@ -222,7 +217,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.UnloadModelResponse:
         """Take a model out of memory; see the contract."""
         async with _reporting(context):
-            await self._status.models.unload(self._status.models.find(_required(request.name, "name")))
+            await self._status.models.unload(self._status.models.find(required(request.name, "name")))
             return models_pb2.UnloadModelResponse()
 
     async def WatchStatus(  # type: ignore[override]  # noqa: N802
@@ -232,7 +227,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         async with _reporting(context):
             pause_s = 0.1
             if request.HasField("min_interval"):
-                pause_s = _seconds(request.min_interval, "min_interval")
+                pause_s = seconds_of(request.min_interval, "min_interval")
             while True:
                 seen = self._status.changes.count
                 await context.write(status_message(self._status, seen + 1))
@@ -267,74 +262,3 @@ async def _first_audio_within(seconds: float, resident: Resident) -> AsyncIterat
         if not resident.model or resident.preparing:
             raise resident.not_ready() from error
         raise FirstAudioTimeout(f"no audio came within {seconds:g} s") from error
-
-
-def _check(request: speech_pb2.SynthesizeRequest) -> None:
-    """Refuse what is wrong whatever the model."""
-    if len(request.request_id) > MAX_REQUEST_ID:
-        raise InvalidRequest(
-            f"`request_id` has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
-            field="request_id",
-        )
-    if not request.input.strip():
-        raise InvalidRequest("`input` is empty; it must hold some text to speak", field="input")
-    if request.encoding not in speech_pb2.AudioEncoding.values():
-        raise InvalidRequest(f"`encoding` is {request.encoding}; it must be a value of AudioEncoding", field="encoding")
-
-
-def _settings(request: speech_pb2.SynthesizeRequest, name: str, model: Model) -> Settings:
-    speed = request.speed if request.HasField("speed") else 1.0
-    slowest, fastest = model.card.speeds
-    if not slowest <= speed <= fastest:
-        raise UnsupportedOption(
-            f"`speed` is {speed:g}; the model {name!r} takes {slowest:g} to {fastest:g}", field="speed"
-        )
-    seed = request.seed if request.HasField("seed") else secrets.randbits(63)
-    return Settings(_voice(request, name, model), speed, seed, _options(request.options, model.card, name))
-
-
-def _voice(request: speech_pb2.SynthesizeRequest, name: str, model: Model) -> str:
-    voices = [voice.id for voice in model.card.voices]
-    if request.voice and model.find_voice(request.voice):
-        return request.voice
-    if request.HasField("voice_place"):
-        return voices[request.voice_place % len(voices)]
-    if not request.voice:
-        return voices[0]
-    more = f" and {len(voices) - MOST_NAMED} others" if len(voices) > MOST_NAMED else ""
-    raise VoiceNotFound(
-        f"the model {name!r} has no voice {request.voice!r}; it has {', '.join(voices[:MOST_NAMED])}{more}",
-        field="voice",
-    )
-
-
-def _options(given: Struct, card: Card, model: str) -> dict[str, Any]:
-    try:
-        options: dict[str, Any] = json_format.MessageToDict(given)
-    except json_format.Error as wrong:
-        raise UnsupportedOption(f"`options` holds what is no JSON: {wrong}", field="options") from wrong
-    if unknown := sorted(options.keys() - card.options.keys()):
-        known = ", ".join(sorted(card.options)) or "none"
-        raise UnsupportedOption(
-            f"the model {model!r} does not know the option {unknown[0]!r}; it takes {known}", field=unknown[0]
-        )
-    if error := best_match(Draft202012Validator(options_schema(card)).iter_errors(options)):
-        field = str(error.path[0]) if error.path else "options"
-        raise UnsupportedOption(f"the option {field!r} is wrong: {error.message}", field=field)
-    # A Struct knows no integers.
-    return {
-        name: int(value) if card.options[name].get("type") == "integer" else value for name, value in options.items()
-    }
-
-
-def _required(value: str, field: str) -> str:
-    if not value:
-        raise InvalidRequest(f"`{field}` is missing; it must be a model id, such as 'org/name'", field=field)
-    return value
-
-
-def _seconds(message: Duration, field: str) -> float:
-    seconds = message.seconds + message.nanos / 1e9
-    if not 0 < seconds < math.inf:
-        raise InvalidRequest(f"`{field}` is {seconds:g} s; it must be more than 0", field=field)
-    return seconds

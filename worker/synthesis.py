@@ -41,20 +41,23 @@ class Block:
         samples: float32 [S]; S is 0 where a step made no sound, and in the last block, which only carries marks.
         marks: Segments that begin with this block, and those that have ended since the last one.
         is_cut: In the last block, whether the model had run away in some segment, which was cut at its limit.
+        pause_s: In the last block, the pause that the end of the text asks for before anything else.
     """
 
     samples: Samples
     marks: tuple[Mark, ...] = ()
     is_cut: bool = False
+    pause_s: float = 0.0
 
 
-def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
+def synthesize(model: Model, text: str, settings: Settings, segments_before: int = 0) -> Generator[Block]:
     """Speak an utterance.
 
     Args:
         model: Who speaks.
         text: The input, as sent.
         settings: How.
+        segments_before: Segments of the same text that were spoken before.
 
     Yields:
         Blocks in order, at the model's rate.
@@ -72,7 +75,7 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
     is_cut = False
     limits = model.limits
     pieces = segment(text, voice.language, first=limits.first, longest=limits.longest, joins=limits.joins)
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(pieces, segments_before):
         spoken: Mark | None = None
         left = round(limits.longest_s(piece.text, settings.speed) * rate_hz)
         for samples in model.speak(piece.text, index, settings):
@@ -102,7 +105,7 @@ def synthesize(model: Model, text: str, settings: Settings) -> Generator[Block]:
             yield Block(np.zeros(0, np.float32))
     if not total:
         raise UnspeakableText(f"the voice {settings.voice!r} has no way to say {text.strip()[:40]!r}", field="input")
-    yield Block(np.zeros(0, np.float32), tuple(marks), is_cut)
+    yield Block(np.zeros(0, np.float32), tuple(marks), is_cut, pause_s / settings.speed)
 
 
 def _insist(samples: Samples) -> None:

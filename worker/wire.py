@@ -37,6 +37,11 @@ LOAD_STAGES = {
     Stage.WARMING_UP: models_pb2.LOAD_STAGE_WARMUP,
     Stage.READY: models_pb2.LOAD_STAGE_READY,
 }
+CLONING = {
+    "": models_pb2.CLONING_UNSPECIFIED,
+    "audio": models_pb2.CLONING_AUDIO,
+    "audio and transcript": models_pb2.CLONING_AUDIO_AND_TRANSCRIPT,
+}
 _WRITERS = {speech_pb2.AUDIO_ENCODING_PCM_S16LE: to_s16le, speech_pb2.AUDIO_ENCODING_PCM_F32LE: to_f32le}
 
 
@@ -53,6 +58,7 @@ class StreamWriter:
         segments: Segments begun.
         last_marks: Marks that are left for the summary's message.
         is_cut: Whether the model ran away and was cut.
+        pause_s: What the end of the text asks for.
     """
 
     def __init__(self, sample_rate_hz: int, encoding: speech_pb2.AudioEncoding.ValueType) -> None:
@@ -62,12 +68,14 @@ class StreamWriter:
         self.segments = 0
         self.last_marks: list[speech_pb2.Mark] = []
         self.is_cut = False
+        self.pause_s = 0.0
         self._write = _WRITERS[encoding]
 
     def messages(self, block: Block) -> Iterator[speech_pb2.SynthesizeResponse]:
         """Cut a block into chunks; its marks go with the first one, those of an empty block with the summary."""
         marks = [mark_message(mark) for mark in block.marks]
         self.is_cut = self.is_cut or block.is_cut
+        self.pause_s = block.pause_s
         self.segments += sum(mark.end_sample is None for mark in block.marks)
         if not len(block.samples):
             self.last_marks.extend(marks)
@@ -107,6 +115,8 @@ def model_message(resident: Resident) -> models_pb2.Model:
     if card := resident.card:
         message.options_schema.update(options_schema(card))
         message.min_speed, message.max_speed = card.speeds
+        message.takes_instructions = card.takes_instructions
+        message.cloning = CLONING[card.cloning]
         message.native_format.CopyFrom(
             speech_pb2.AudioFormat(
                 encoding=speech_pb2.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=card.sample_rate_hz, channels=1

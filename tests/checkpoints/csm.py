@@ -46,14 +46,20 @@ def build(root: Path, *, ends: bool = True) -> None:
     (folder / ".hub.json").write_text(json.dumps({"info": about}))
 
 
-def reference(root: Path, text: str, voice: str, seed: int, **arguments) -> np.ndarray:
+def reference(root: Path, text: str, voice: str, seed: int, recording=None, **arguments) -> np.ndarray:
+    """Speak as the model's card shows it; `recording` is what is said in one and its samples."""
     import torch
     from transformers import AutoProcessor, CsmForConditionalGeneration
 
     processor = AutoProcessor.from_pretrained(root / MODEL)
     model = CsmForConditionalGeneration.from_pretrained(root / MODEL, dtype="float32")
     turn = {"role": voice.removeprefix("speaker-"), "content": [{"type": "text", "text": text}]}
-    prompt = processor.apply_chat_template([turn], tokenize=True, return_dict=True)
+    turns = [turn]
+    if recording:
+        transcript, samples = recording
+        content = [{"type": "text", "text": transcript}, {"type": "audio", "audio": samples}]
+        turns.insert(0, {"role": turn["role"], "content": content})
+    prompt = processor.apply_chat_template(turns, tokenize=True, return_dict=True)
     torch.manual_seed(seed)
     return model.generate(**prompt, output_audio=True, **{"max_new_tokens": 600, **arguments})[0].numpy()
 

@@ -102,8 +102,10 @@ def _describe(folder: Path, model_type: str, architecture: str, tags: list[str])
     (folder / ".hub.json").write_text(json.dumps({"info": info}))
 
 
-def reference(root: Path, text: str, voice: str, seed: int) -> npt.NDArray[np.float32]:
-    """Speak as the model's card shows it."""
+def reference(
+    root: Path, text: str, voice: str, seed: int, recording: tuple[str, npt.NDArray[np.float32]] | None = None
+) -> npt.NDArray[np.float32]:
+    """Speak as the model's card shows it; `recording` is what is said in one and its samples."""
     import torch
     from transformers import DacModel, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
 
@@ -114,12 +116,22 @@ def reference(root: Path, text: str, voice: str, seed: int) -> npt.NDArray[np.fl
         DiaTokenizer.from_pretrained(root / MODEL, **load()),
         DacModel.from_pretrained(root / CODEC, **load()).eval(),
     )
-    inputs = processor(text=[f"[S1] {text}"], padding=False, return_tensors="pt")
+    spoken, heard, num_rows = f"[S1] {text}", None, None
+    if recording:
+        spoken, heard = f"[S1] {recording[0]} {spoken}", [recording[1]]
+    # To pad the text, too, makes the library warn.
+    rate = {"sampling_rate": 44_100}
+    inputs = processor(
+        text=[spoken], audio=heard, text_kwargs={"padding": False}, audio_kwargs=rate, return_tensors="pt"
+    )
+    if recording:
+        num_rows = processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
     torch.manual_seed(seed)
     with torch.no_grad():
         # This length is what the library makes of the checkpoint's `max_length`, with a warning.
-        rows = model.generate(**inputs, max_new_tokens=MAX_LENGTH + LONGEST_DELAY)
-        return processor.batch_decode(rows)[0].numpy()
+        longest = model.generation_config.max_length + LONGEST_DELAY - (num_rows or 1) + 1
+        rows = model.generate(**inputs, max_new_tokens=longest)
+        return processor.batch_decode(rows, audio_prompt_len=num_rows)[0].numpy()
 
 
 FAMILY = Family("dia", MODEL, build, reference, tolerance=5e-6)

@@ -96,6 +96,21 @@ def pocket_reference(root: Path, text: str, voice: str, seed: int, **arguments) 
     return _speak(model, processor, text, None, seed, **arguments)
 
 
+def pocket_imitation(root: Path, text: str, recording: np.ndarray, seed: int) -> np.ndarray:
+    """Speak as the library's documentation shows it, with a recording at 24 kHz."""
+    import torch
+    from transformers import PocketTTSForConditionalGeneration
+
+    model = PocketTTSForConditionalGeneration.from_pretrained(root / POCKET, dtype="float32")
+    processor = _processor(root, POCKET, POCKET_CODEC)
+    content = [{"type": "audio", "audio": recording}, {"type": "text", "text": text}]
+    turn = {"role": "user", "content": content}
+    inputs = processor.apply_chat_template([turn], tokenize=True, return_dict=True, return_tensors="pt")
+    torch.manual_seed(seed)
+    made = model.generate(**inputs)
+    return processor.decode(made.audio_latents, made.audio_latents_mask)[0].numpy()
+
+
 def phonon_reference(root: Path, text: str, voice: str, seed: int, **arguments) -> np.ndarray:
     from safetensors.torch import load_file
     from transformers import GradiumPhononTTSForConditionalGeneration

@@ -16,12 +16,18 @@ MODEL = "tiny-org/tiny-vibevoice"
 NUM_FRAMES = 8
 """The random model never ends by itself: 8 frames are 1.07 s."""
 
-# What the real template makes of messages without recordings.
+# What the real template makes of one message, with a recording or without.
 CHAT_TEMPLATE = """\
 {{ " Transform the text provided by various speakers into speech output, utilizing the distinct voice of each \
-respective speaker.\\n Text input:\\n" }}
+respective speaker.\\n" }}
 {%- for message in messages %}
-    {%- for item in message['content'] %}
+    {%- for item in message['content'] if item['type'] == 'audio' %}
+        {{- " Voice input:\\n Speaker " + message['role'] + ":<|vision_start|><|vision_pad|><|vision_end|>\\n" }}
+    {%- endfor %}
+{%- endfor %}
+{{- " Text input:\\n" }}
+{%- for message in messages %}
+    {%- for item in message['content'] if item['type'] == 'text' %}
         {{- " Speaker " + message['role'] + ": " + item['text'] + "\\n" }}
     {%- endfor %}
 {%- endfor %}
@@ -95,14 +101,19 @@ def _build_tokenizer() -> Any:
     return Qwen2TokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-def reference(root: Path, text: str, voice: str, seed: int) -> npt.NDArray[np.float32]:
-    """Speak as the library's documentation shows it."""
+def reference(
+    root: Path, text: str, voice: str, seed: int, recording: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Speak as the library's documentation shows it; `recording` is at 24 kHz."""
     import torch
     from transformers import VibeVoiceForConditionalGeneration, VibeVoiceProcessor
 
     model = VibeVoiceForConditionalGeneration.from_pretrained(root / MODEL, local_files_only=True).eval()
     processor = VibeVoiceProcessor.from_pretrained(root / MODEL, local_files_only=True)
-    message = {"role": voice.removeprefix("speaker-"), "content": [{"type": "text", "text": text}]}
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if recording is not None:
+        content.append({"type": "audio", "audio": recording})
+    message = {"role": voice.removeprefix("speaker-"), "content": content}
     inputs = processor.apply_chat_template([message], tokenize=True, return_dict=True, return_tensors="pt")
     torch.manual_seed(seed)
     with warnings.catch_warnings():

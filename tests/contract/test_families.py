@@ -8,13 +8,15 @@ import json
 import subprocess
 import threading
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 import torch
 
-from protos.tts.v1 import speech_pb2
+from protos.tts.v1 import speech_pb2, speech_pb2_grpc
 from tests.checkpoints import Family, families
+from tests.engines.recordings import recording
 from tests.hub import Hub
 from tests.stack import PATIENCE_S, eventually, running
 from worker.audio import to_s16le, trim_silence
@@ -22,6 +24,8 @@ from worker.audio import to_s16le, trim_silence
 TEXT = "Hello there, my friend."
 LONG = "The harbour was quiet, and nobody came. Then a bell rang twice! Was it noon?"
 SEED = 7
+IMITATORS = ("csm", "dia", "pocket", "vibevoice")
+REFUSALS = {"tiny-org/tiny-phonon-en": "cannot imitate a recording", "tiny-org/tiny-dia": "too long for the model"}
 F32 = speech_pb2.AUDIO_ENCODING_PCM_F32LE
 
 every_family = pytest.mark.parametrize("family", families(), ids=lambda family: family.model)
@@ -131,6 +135,32 @@ def test_the_voice_that_is_asked_for_is_the_one_that_speaks(stack, family):
     assert len(heard) == len(names[:3])
     refused = stack.speak(model=family.model, input=TEXT, voice="nobody-of-that-name")
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "voice_not_found")
+
+
+@pytest.mark.parametrize(
+    "family", [each for each in families() if each.engine in IMITATORS], ids=lambda each: each.model
+)
+def test_a_recording_is_imitated_or_refused_by_name(stack, family):
+    """Phonon imitates none; the tiny Dia has too little room for a second of speech."""
+
+    def imitate(number: int) -> bytes:
+        heard = recording(number, seconds=1.0)
+        reference = speech_pb2.ReferenceAudio(
+            voice=heard.voice, pcm=to_s16le(heard.samples), sample_rate_hz=24_000, transcript=heard.transcript
+        )
+        request = speech_pb2.SynthesizeRequest(model=family.model, input=TEXT, seed=SEED, reference=reference)
+        with grpc.insecure_channel(stack.worker.address) as channel:
+            first, *rest = speech_pb2_grpc.SpeechServiceStub(channel).Synthesize(request)
+        assert first.header.voice == f"voice-{number}"
+        return first.audio.pcm + b"".join(message.audio.pcm for message in rest)
+
+    if refusal := REFUSALS.get(family.model):
+        with pytest.raises(grpc.RpcError, match=refusal) as caught:
+            imitate(1)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    else:
+        assert len({imitate(1), imitate(2), to_s16le(spoken(stack, family)[0])}) == 3
+        assert imitate(1) == imitate(1)
 
 
 @every_family

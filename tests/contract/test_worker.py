@@ -141,7 +141,7 @@ def test_options_are_checked_against_the_models_schema(speech):
             ["nobody", "low, high"],
         ),
         ({"input": " "}, {}, "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST", "field": "input"}, ["empty"]),
-        ({"speed": 9}, {}, "INVALID_ARGUMENT", {"reason": "UNSUPPORTED_OPTION", "field": "speed"}, ["9", "0.25 to 4"]),
+        ({"speed": 9}, {}, "INVALID_ARGUMENT", {"reason": "UNSUPPORTED_OPTION", "field": "speed"}, ["9", "0.5 to 2"]),
         ({"encoding": 77}, {}, "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST", "field": "encoding"}, ["77"]),
         ({"request_id": "x" * 129}, {}, "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST"}, ["129", "128"]),
         ({}, {"pitch": 3}, "INVALID_ARGUMENT", {"reason": "UNSUPPORTED_OPTION", "field": "pitch"}, ["word_ms"]),

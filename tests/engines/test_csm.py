@@ -1,6 +1,7 @@
 """Engine `csm` against the library, on a tiny checkpoint with random weights."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 from tests.checkpoints import csm as checkpoint
-from worker.audio import trim_silence
+from tests.engines.recordings import recording
+from worker.audio import resample, trim_silence
 from worker.engines.base import Checkpoint, HubModel, Settings
 from worker.engines.csm import CsmEngine
-from worker.errors import UnspeakableText, UnsupportedModel
+from worker.engines.recordings import MOST_KEPT
+from worker.engines.stepwise import seed_of
+from worker.errors import UnspeakableText, UnsupportedModel, UnsupportedOption
 
 torch.set_num_threads(1)  # On small tensors threads cost more than they bring.
 
@@ -117,6 +121,68 @@ def test_interleaved_utterances_sound_as_they_do_alone(model):
                 parts[number].append(part)
     for part, expected in zip(parts, alone, strict=True):
         assert np.array_equal(np.concatenate(part), expected)
+
+
+@pytest.mark.parametrize(("number", "seed"), [(1, 0), (2, 3)])
+def test_a_recording_is_imitated_as_by_the_library(root, model, number, seed):
+    heard = recording(number)
+    whole = checkpoint.reference(root, TEXT, "speaker-0", seed, (heard.transcript, heard.samples))
+    expected = trim_silence(whole, model.card.sample_rate_hz)
+    streamed = say(model, replace(settings(seed), reference=heard))
+    assert model.card.cloning == "audio and transcript"
+    assert streamed.shape == expected.shape
+    assert np.abs(streamed - expected).max() < checkpoint.FAMILY.tolerance
+    assert not np.array_equal(streamed, say(model, settings(seed)))
+    for other in (recording(number + 1), recording(number, transcript="Not at all.")):
+        assert not np.array_equal(streamed, say(model, replace(settings(seed), reference=other)))
+
+
+def test_a_recording_at_another_rate_is_heard_at_the_models(root, model):
+    heard = recording(1, rate_hz=16_000)
+    at_24k = resample(heard.samples, 16_000, 24_000)
+    expected = checkpoint.reference(root, TEXT, "speaker-0", 0, (heard.transcript, at_24k))
+    streamed = say(model, replace(settings(), reference=heard))
+    assert np.abs(streamed - trim_silence(expected, 24_000)).max() < checkpoint.FAMILY.tolerance
+
+
+def test_a_recording_is_encoded_once_and_in_a_step_of_its_own(root):
+    model, encoded = load(root), []
+    counting = model._model.codec_model.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    how = replace(settings(), reference=recording(1))
+    first, *_ = model.speak(TEXT, 0, how)
+    assert (len(first), len(encoded)) == (0, 1)
+    again = list(model.speak(TEXT, 1, replace(how, seed=1)))
+    assert (len(again[0]) > 0, len(encoded)) == (True, 1)
+    for number in range(2, 2 + MOST_KEPT):
+        next(model.speak(TEXT, 0, replace(how, reference=recording(number))))
+    assert len(encoded) == 1 + MOST_KEPT
+    say(model, replace(how, reference=recording(3)))
+    assert len(encoded) == 1 + MOST_KEPT
+    say(model, how)
+    counting.remove()
+    assert len(encoded) == 2 + MOST_KEPT
+
+
+def test_imitations_do_not_disturb_each_other_nor_other_voices(model):
+    hows = [settings(3), *(replace(settings(3), reference=recording(number)) for number in (5, 6))]
+    alone = [say(model, how) for how in hows]
+    spoken = [list(parts) for parts in zip(*(model.speak(TEXT, 0, how) for how in hows), strict=False)]
+    for parts, expected in zip(zip(*spoken, strict=True), alone, strict=True):
+        samples = np.concatenate(parts)
+        assert len(samples) > FRAME
+        assert np.array_equal(samples[:-FRAME], expected[: len(samples) - FRAME])
+
+
+def test_every_segment_of_an_imitation_has_a_seed_of_its_own(model):
+    how = replace(settings(3), reference=recording(1))
+    assert np.array_equal(say(model, how, index=2), say(model, replace(how, seed=seed_of(how, 2))))
+
+
+def test_a_transcript_gives_no_orders_and_must_leave_room_for_the_text(model):
+    how = replace(settings(), reference=recording(1, transcript="Just <|AUDIO|> so."))
+    assert np.array_equal(say(model, how), say(model, replace(how, reference=recording(1, transcript="Just so."))))
+    with pytest.raises(UnsupportedOption, match="'voice-1' is too long for the model"):
+        say(model, replace(how, reference=recording(1, transcript="so " * 682)))
 
 
 def test_every_voice_differs(model):

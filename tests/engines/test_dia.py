@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 from tests.checkpoints.dia import CODEC, FAMILY, MAX_LENGTH, MODEL
-from worker.audio import trim_silence
+from tests.engines.recordings import recording
+from worker.audio import resample, trim_silence
 from worker.engines.base import Checkpoint, HubModel, Samples, SegmentLimits, Settings
 from worker.engines.dia import FIRST_WINDOW, DelayedDecoder, DiaEngine, DiaModel, dac_halo
-from worker.errors import UnspeakableText, UnsupportedModel
+from worker.engines.stepwise import seed_of
+from worker.errors import UnspeakableText, UnsupportedModel, UnsupportedOption
+from worker.text.segment import Break, segment
 
 TEXT = "Hello world, this is a test."
 SETTINGS = Settings("default", 1.0, 5)
@@ -52,6 +56,81 @@ def test_the_samples_are_those_of_the_library(root: Path, model: DiaModel, seed:
     assert 0.1 < np.abs(untrimmed).max() < 1
     spoken = speak(model, settings=replace(SETTINGS, seed=seed))
     np.testing.assert_allclose(spoken, trim_silence(untrimmed, 44_100), rtol=0, atol=FAMILY.tolerance)
+
+
+@pytest.fixture(scope="module")
+def roomy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DiaModel]:
+    """The same model with room for a recording of a second and 43 characters of text, and its root."""
+    folder = tmp_path_factory.mktemp("roomy")
+    shutil.copytree(root, folder, dirs_exist_ok=True)
+    path = folder / MODEL / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 400}))
+    return folder, DiaEngine.load(Checkpoint(MODEL, folder / MODEL, "0" * 40, {CODEC: folder / CODEC}), "cpu")
+
+
+@pytest.mark.parametrize(("number", "seed", "rate_hz"), [(1, 21, 44_100), (1, 5, 44_100), (2, 6, 24_000)])
+def test_a_recording_is_continued_as_by_the_library(
+    roomy: tuple[Path, DiaModel], number: int, seed: int, rate_hz: int
+) -> None:
+    """With 21 the model ends by itself, with the others at its longest; nothing of the recording is heard."""
+    root, model = roomy
+    heard = recording(number, seconds=1.0, rate_hz=rate_hz)
+    samples = resample(heard.samples, rate_hz, 44_100)
+    untrimmed = FAMILY.reference(root, "Hello there.", "default", seed, (heard.transcript, samples))
+    settings = replace(SETTINGS, seed=seed, reference=heard)
+    spoken = speak(model, "Hello there.", settings)
+    assert model.card.cloning == "audio and transcript"
+    np.testing.assert_allclose(spoken, trim_silence(untrimmed, 44_100), rtol=0, atol=FAMILY.tolerance)
+    for other in (recording(3, seconds=1.0, rate_hz=rate_hz), None):
+        assert not np.array_equal(spoken, speak(model, "Hello there.", replace(settings, reference=other)))
+
+
+def test_a_recording_is_encoded_once_and_in_a_step_of_its_own(roomy: tuple[Path, DiaModel]) -> None:
+    _, model = roomy
+    encoded = []
+    counting = model._codec.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    settings = replace(SETTINGS, seed=21, reference=recording(4, seconds=1.0))
+    speech = model.speak("Hello there.", 0, settings)
+    assert len(next(speech)) == 0
+    assert len(encoded) == 1
+    speech.close()
+    speak(model, "Hello there.", settings)
+    counting.remove()
+    assert len(encoded) == 1
+
+
+def test_imitations_do_not_disturb_each_other_nor_other_voices(roomy: tuple[Path, DiaModel]) -> None:
+    _, model = roomy
+    every = [replace(SETTINGS, seed=21), *(replace(SETTINGS, seed=21, reference=recording(n)) for n in (5, 6))]
+    every[1] = replace(every[1], options={"guidance_scale": 1})
+    alone = [speak(model, "Hello.", settings) for settings in every]
+    together: list[list[Samples]] = [[], [], []]
+    for steps in zip_longest(*(model.speak("Hello.", 0, settings) for settings in every)):
+        for samples, step in zip(together, steps, strict=True):
+            if step is not None:
+                samples.append(step)
+    for samples, expected in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(np.concatenate(samples), expected)
+
+
+def test_text_for_which_a_recording_leaves_no_room_is_spoken_in_pieces(roomy: tuple[Path, DiaModel]) -> None:
+    """Each continues the recording anew, with the seed of the segment; between two sentences is a pause."""
+    _, model = roomy
+    text = "This is more than can be said. It goes on, and it ends here."
+    settings = replace(SETTINGS, seed=21, reference=recording(1, seconds=1.0, rate_hz=44_100))
+    pieces = list(segment(text, "en", first=43, longest=43, joins=True))
+    assert [piece.ends_at for piece in pieces[:-1]] == [Break.SENTENCE]
+    alone = [speak(model, piece.text, replace(settings, seed=seed_of(settings, 2))) for piece in pieces]
+    pause = np.zeros(round(Break.SENTENCE.value * 44_100), np.float32)
+    spoken = np.concatenate(list(model.speak(text, 2, settings)))
+    np.testing.assert_array_equal(spoken, np.concatenate([alone[0], pause, alone[1]]))
+
+
+@pytest.mark.parametrize("changes", [{"seconds": 3.0}, {"seconds": 1.0, "transcript": "so " * 400}])
+def test_a_recording_that_leaves_no_room_at_all_is_refused(roomy: tuple[Path, DiaModel], changes: dict) -> None:
+    heard = recording(1, rate_hz=44_100, **changes)
+    with pytest.raises(UnsupportedOption, match="'voice-1' is too long for the model"):
+        speak(roomy[1], "Hello there.", replace(SETTINGS, reference=heard))
 
 
 def test_windows_decode_to_what_the_whole_does(model: DiaModel) -> None:

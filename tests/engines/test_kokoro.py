@@ -76,6 +76,29 @@ def test_any_voice_speaks_a_language_that_it_is_told_to(model):
     assert not np.array_equal(speak(model, "bath", "af_heart@en-GB"), speak(model, "bath", "af_heart"))
 
 
+@pytest.mark.parametrize(
+    ("voice", "language", "spoken"),
+    [
+        ("af_heart", "en-US", "af_heart"),
+        ("af_heart", "en", "af_heart"),
+        ("af_heart", "en-AU", "af_heart"),
+        ("af_heart", "EN-gb", "af_heart@EN-gb"),
+        ("af_heart+am_adam(0.3)", "en-GB", "af_heart+am_adam(0.3)@en-GB"),
+        ("jf_alpha@en-GB", "en-GB", "jf_alpha@en-GB"),
+        ("jf_alpha@en-GB", "en-US", "jf_alpha@en-US"),
+        ("jf_alpha@en-US", "en", "jf_alpha@en-US"),
+    ],
+)
+def test_a_voice_is_told_the_language_and_the_dialect_that_is_asked_for(model, voice, language, spoken):
+    assert model.voice_in(model.find_voice(voice), language).id == spoken
+
+
+def test_no_voice_speaks_a_language_that_cannot_be_read_here(model):
+    assert set(model.languages) >= {"en-US", "en-GB"}
+    for language in ("de", "xx", "", "en_GB", *(each for each in misaki.LANGUAGES if misaki.lacks(each))):
+        assert model.voice_in(model.find_voice("af_heart"), language) is None
+
+
 def test_a_blend_lies_between_its_parts_and_only_the_ratio_of_its_weights_counts(model):
     half, one = speak(model, "Hi.", "af_heart+am_adam"), speak(model, "Hi.")
     assert np.array_equal(half, speak(model, "Hi.", "af_heart(2)+am_adam(2.0)"))

@@ -1,5 +1,6 @@
 """Engine `pocket` against the library, on tiny checkpoints of Pocket TTS and Phonon with random weights."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import pocket as checkpoint
-from worker.audio import trim_silence
+from tests.engines.recordings import recording
+from worker.audio import resample, trim_silence
 from worker.engines.base import Checkpoint, HubModel, Settings
 from worker.engines.pocket import PocketEngine
 from worker.engines.stepwise import seed_of
@@ -109,6 +111,42 @@ def test_a_voice_kept_as_keys_and_values_sounds_as_its_latents_do(root, model):
     assert np.abs(streamed - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize(("number", "seed", "rate_hz"), [(1, 0, 24_000), (2, 2, 44_100)])
+def test_a_recording_is_imitated_as_by_the_library(root, model, number, seed, rate_hz):
+    heard = recording(number, rate_hz=rate_hz, transcript="")
+    whole = checkpoint.pocket_imitation(root, TEXT, resample(heard.samples, rate_hz, 24_000), seed)
+    expected = trim_silence(whole, model.card.sample_rate_hz)
+    streamed = say(model, replace(settings(seed), reference=heard))
+    assert model.card.cloning == "audio"
+    assert streamed.shape == expected.shape
+    assert np.abs(streamed - expected).max() < 2e-5
+    for other in (recording(number + 1), None):
+        assert not np.array_equal(streamed, say(model, replace(settings(seed), reference=other)))
+
+
+def test_a_recording_is_encoded_once_and_in_a_step_of_its_own(model):
+    encoded = []
+    counting = model._codec.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    how = replace(settings(), reference=recording(9))
+    first, *_ = model.speak(TEXT, 0, how)
+    assert (len(first), len(encoded)) == (0, 1)
+    second, *_ = model.speak(TEXT, 1, replace(how, seed=1))
+    counting.remove()
+    assert (len(second) > 0, len(encoded)) == (True, 1)
+
+
+def test_a_model_imitates_nothing_whose_recordings_another_codec_reads_or_none(root, models, tmp_path):
+    assert models[checkpoint.PHONON].card.cloning == ""
+    copy(root, tmp_path, checkpoint.POCKET)
+    weights = tmp_path / checkpoint.POCKET_CODEC / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith("encoder.")}
+    weights.unlink()
+    save_file(tensors, weights, {"format": "pt"})
+    halved = load(tmp_path, checkpoint.POCKET)
+    assert halved.card.cloning == ""
+    assert np.array_equal(say(halved, settings()), say(models[checkpoint.POCKET], settings()))
+
+
 def test_every_step_is_a_frame_and_the_first_one_is_heard(root, model):
     steps = list(model.speak(TEXT, 0, settings()))
     frames = len(checkpoint.pocket_reference(root, TEXT, "alba", 0)) // FRAME
@@ -134,6 +172,7 @@ def test_closing_leaves_the_rest_undone(model):
 
 def test_interleaved_utterances_sound_as_they_do_alone(model):
     hows = [settings(0), settings(3, "jean", temperature=0.3), settings(2, "jean", flow_steps=3)]
+    hows += [replace(settings(3), reference=recording(number)) for number in (4, 5)]
     alone = [say(model, how) for how in hows]
     spoken = [model.speak(TEXT, 0, how) for how in hows]
     parts = [[] for _ in hows]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.checkpoints.vibevoice import FAMILY, MODEL, NUM_FRAMES
-from worker.audio import trim_silence
+from tests.engines.recordings import recording
+from worker.audio import resample, trim_silence
 from worker.engines.base import Checkpoint, HubModel, Samples, SegmentLimits, Settings
 from worker.engines.vibevoice import VibeVoiceEngine, VibeVoiceModel
 from worker.errors import UnspeakableText, UnsupportedModel
@@ -53,6 +54,43 @@ def test_the_samples_are_those_of_the_library(root: Path, model: VibeVoiceModel,
     np.testing.assert_array_equal(
         speak(model, settings=replace(SETTINGS, voice=voice)), trim_silence(untrimmed, 24_000)
     )
+
+
+@pytest.mark.parametrize(("number", "rate_hz"), [(1, 24_000), (2, 44_100)])
+def test_a_recording_is_imitated_as_by_the_library(
+    root: Path, model: VibeVoiceModel, number: int, rate_hz: int
+) -> None:
+    heard = recording(number, rate_hz=rate_hz, transcript="")
+    untrimmed = FAMILY.reference(root, TEXT, "speaker-0", 5, resample(heard.samples, rate_hz, 24_000))
+    spoken = speak(model, settings=replace(SETTINGS, reference=heard))
+    assert model.card.cloning == "audio"
+    np.testing.assert_array_equal(spoken, trim_silence(untrimmed, 24_000))
+    for other in (recording(number + 1), None):
+        assert not np.array_equal(spoken, speak(model, settings=replace(SETTINGS, reference=other)))
+
+
+def test_a_recording_is_encoded_once_and_in_a_step_of_its_own(model: VibeVoiceModel) -> None:
+    encoded = []
+    tower = model._model.model.audio_tower
+    counting = tower.encoder.stem.register_forward_hook(lambda *_: encoded.append(1))
+    settings = replace(SETTINGS, reference=recording(9))
+    first, *_ = model.speak(TEXT, 0, settings)
+    assert (len(first), len(encoded)) == (0, 1)
+    second, *_ = model.speak(TEXT, 1, settings)
+    counting.remove()
+    assert (len(second) > 0, len(encoded)) == (True, 1)
+
+
+def test_imitations_do_not_disturb_each_other_nor_other_voices(model: VibeVoiceModel) -> None:
+    every = [SETTINGS, *(replace(SETTINGS, reference=recording(number)) for number in (4, 5))]
+    alone = [speak(model, settings=settings) for settings in every]
+    together: list[list[Samples]] = [[], [], []]
+    for steps in zip_longest(*(model.speak(TEXT, 0, settings) for settings in every)):
+        for samples, step in zip(together, steps, strict=True):
+            if step is not None:
+                samples.append(step)
+    for samples, expected in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(np.concatenate(samples), expected)
 
 
 def test_every_frame_is_a_step(model: VibeVoiceModel) -> None:
@@ -112,6 +150,11 @@ def test_the_defaults_of_the_options_are_the_checkpoints(model: VibeVoiceModel) 
     defaults = {name: schema["default"] for name, schema in model.card.options.items()}
     assert defaults == {"guidance_scale": 1.3, "num_diffusion_steps": 10}
     np.testing.assert_array_equal(speak(model, settings=replace(SETTINGS, options=defaults)), speak(model))
+
+
+def test_every_voice_speaks_both_languages_and_no_other(model: VibeVoiceModel) -> None:
+    voice = model.card.voices[1]
+    assert [model.voice_in(voice, language) for language in ("en-GB", "zh-Hant-TW", "fr")] == [voice, voice, None]
 
 
 def test_text_is_given_as_the_model_knows_it(model: VibeVoiceModel) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.audio import Trimmer, to_f32le, to_s16le, trim_silence
+from worker.audio import Trimmer, resample, to_f32le, to_s16le, trim_silence
 
 RATE = 24_000
 
@@ -59,3 +59,33 @@ def test_sound_comes_out_while_it_comes_in():
 def test_what_is_not_finite_does_not_pass_for_silence(value):
     with pytest.raises(ValueError, match="finite"):
         Trimmer(RATE).feed(np.array([value], np.float32))
+
+
+@pytest.mark.parametrize("to_hz", [8000, 16_000, 22_050, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate_hz", [8000, 11_025, 22_051, 24_000, 44_100, 48_000])
+def test_what_both_rates_can_carry_is_the_same_at_the_other(rate_hz, to_hz):
+    def sound(at_hz):
+        t = np.arange(round(0.4 * at_hz)) / at_hz
+        window = np.exp(-(((t - 0.2) / 0.03) ** 2))
+        return (
+            window * sum(np.sin(2 * np.pi * share * min(rate_hz, to_hz) * t) for share in (0.01, 0.2, 0.45)) / 3
+        ).astype("f4")
+
+    samples = resample(sound(rate_hz), rate_hz, to_hz)
+    expected = sound(to_hz)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - len(expected)) <= 1
+    error = samples[: len(expected)] - expected[: len(samples)]
+    assert np.abs(error).max() < 10 ** (-100 / 20)
+
+
+def test_what_the_lower_rate_cannot_carry_is_gone_and_does_not_come_back_as_another_tone():
+    t = np.arange(48_000) / 48_000
+    above = np.sin(2 * np.pi * 15_000 * t) * np.exp(-(((t - 0.5) / 0.1) ** 2))
+    assert np.abs(resample(above.astype(np.float32), 48_000, 24_000)).max() < 10 ** (-100 / 20)
+
+
+def test_the_end_of_a_recording_is_not_heard_at_its_start():
+    samples = np.zeros(24_000, np.float32)
+    samples[-100:] = 1.0
+    assert np.abs(resample(samples, 24_000, 44_100)[:20_000]).max() < 1e-3

@@ -138,7 +138,7 @@ def test_a_piece_past_the_phoneme_limit_loses_nothing(model):
     assert len(longer) > 10 * len(speak(model, "one million two hundred thousand three hundred and forty five"))
 
 
-@pytest.mark.parametrize("speed", [0.25, 0.5, 2.0])
+@pytest.mark.parametrize("speed", [0.25, 0.5, 0.8])
 def test_speed_changes_the_length_by_its_factor(model, speed):
     text = "The quick brown fox jumps over the lazy dog."
     assert len(speak(model, text, speed)) == pytest.approx(len(speak(model, text)) / speed, rel=0.1)

@@ -46,6 +46,25 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A recording whose voice is to be imitated.
+
+    Attributes:
+        voice: Id of the voice.
+        samples: float32 [S] in [-1, 1], mono, from 1 to 30 s.
+        sample_rate_hz: Their rate.
+        transcript: What is said in it; empty if nobody has told.
+        key: The same for the same recording and transcript, so that what a model makes of them can be kept.
+    """
+
+    voice: str
+    samples: Samples
+    sample_rate_hz: int
+    transcript: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentLimits:
     """How an engine wants its text cut, in characters.
 
@@ -139,6 +158,8 @@ class Card:
         revision: Revision that is served.
         speeds: Slowest and fastest `speed` that it takes.
         options: JSON Schema properties of the options that it takes, by name.
+        takes_instructions: Whether it takes instructions in words.
+        cloning: What it needs to imitate a voice; empty if it imitates none.
     """
 
     sample_rate_hz: int
@@ -146,6 +167,8 @@ class Card:
     revision: str = ""
     speeds: tuple[float, float] = (1.0, 1.0)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    takes_instructions: bool = False
+    cloning: Literal["", "audio", "audio and transcript"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +180,51 @@ class Settings:
         speed: Pace, within the card's `speeds`.
         seed: Fixes everything random. Always set: a request without one gets a fresh one.
         options: Values of the card's options.
+        instructions: How to speak, in words; empty unless the card takes instructions.
+        reference: A voice to imitate instead of `voice`; None unless the card has `cloning`.
     """
 
     voice: str
     speed: float
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    instructions: str = ""
+    reference: Reference | None = None
+
+    @property
+    def speaker(self) -> str:
+        """Id of the voice that is heard."""
+        return self.reference.voice if self.reference else self.voice
 
 
 class Model(ABC):
-    """A model in memory. The worker calls `close` once, when nobody speaks with it any more."""
+    """A model in memory. The worker calls `close` once, when nobody speaks with it any more.
+
+    Attributes:
+        card: What can be said of it.
+        limits: How its text is to be cut.
+        languages: BCP 47 tags of languages that every voice speaks beside its own.
+    """
 
     card: Card
     limits: SegmentLimits = SegmentLimits()
+    languages: Sequence[str] = ()
 
     def find_voice(self, voice: str) -> Voice | None:
         """Look a voice up. Override where more can be said than the card lists, such as blends of voices."""
         return next((each for each in self.card.voices if each.id == voice), None)
+
+    def voice_in(self, voice: Voice, language: str) -> Voice | None:
+        """Tell which voice it is when it speaks a language; None if it does not speak it.
+
+        Override where it is another voice then.
+
+        Args:
+            voice: One that `find_voice` knows.
+            language: BCP 47 tag.
+        """
+        spoken = (voice.language, *self.languages)
+        return voice if any(is_same_language(each, language) for each in spoken) else None
 
     def lacks(self, voice: str) -> Sequence[str]:
         """Glob patterns of files of the model's repository that the voice needs and that are not there yet.
@@ -287,6 +338,17 @@ class Engine(ABC):
             Exception: Anything else; the worker reports it as an engine failure and keeps running.
         """
         raise NotImplementedError
+
+
+def is_same_language(spoken: str, asked: str) -> bool:
+    """Whether a voice of one language can read text in another: regions and scripts do not matter.
+
+    Args:
+        spoken: BCP 47 tag; `und` or `mul` for a voice of no certain language, which is trusted to know any.
+        asked: BCP 47 tag.
+    """
+    primary = spoken.lower().partition("-")[0]
+    return primary in ("und", "mul", asked.lower().partition("-")[0])
 
 
 def transformers_files(model: HubModel) -> Sequence[str]:

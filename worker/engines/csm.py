@@ -4,9 +4,10 @@ A backbone (a Llama) samples the first code of a frame, a small depth decoder th
 frame into 80 ms of audio as soon as it is there (`seanet`).
 
 The model has no fixed voices. Its text begins with the number of the speaker (`[0]`), which tells the parties of a
-conversation apart; what a number sounds like follows from the conversation before it, and where there is none, as
-here, from the random numbers. So the voices `speaker-0` to `speaker-9` are ten such numbers (conversations of two
-have 0 and 1, which the model knows best), and one keeps its sound only for as long as the seed is the same.
+conversation apart; what a number sounds like follows from the conversation before it, and where there is none, from
+the random numbers. So the voices `speaker-0` to `speaker-9` are ten such numbers (conversations of two have 0 and 1,
+which the model knows best), and one keeps its sound only for as long as the seed is the same. A recording that is to
+be imitated is the turn before, spoken by the same number.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +31,10 @@ from worker.engines.base import (
     Voice,
     transformers_files,
 )
+from worker.engines.recordings import Recordings
 from worker.engines.seanet import SeanetStream
 from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
-from worker.errors import UnspeakableText
+from worker.errors import UnspeakableText, UnsupportedOption
 from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
@@ -67,8 +70,21 @@ class CsmEngine(TorchEngine):
         return CsmModel(place(model, device), processor, checkpoint.revision, device)
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording, as the model takes it.
+
+    Attributes:
+        samples: float32 [S] at the codec's rate; the processor counts its frames.
+        codes: int64 [1, codebooks, T] on the device: what the codec makes of it.
+    """
+
+    samples: Samples
+    codes: Tensor
+
+
 class CsmModel(Model):
-    """Speaks English, without a conversation before it.
+    """Speaks English, alone or after a recording.
 
     Args:
         model: `CsmForConditionalGeneration`.
@@ -90,7 +106,9 @@ class CsmModel(Model):
             voices=[Voice(f"speaker-{number}", f"Speaker {number}", "en") for number in range(SPEAKERS)],
             revision=revision,
             options=_options(model),
+            cloning="audio and transcript",
         )
+        self._recordings = Recordings(self.card.sample_rate_hz, self._encode)
 
     def check(self, text: str, voice: str) -> None:
         """Refuse text with nothing to say, and the tokens that structure a conversation; all else can be written.
@@ -106,28 +124,77 @@ class CsmModel(Model):
     def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         """Speak one segment; every step is a frame of 80 ms.
 
-        All segments start from the utterance's seed, since that is what a speaker depends on.
+        All segments start from the utterance's seed, since that is what a speaker depends on where no recording says
+        how it sounds.
         """
+        recording = yield from self._recordings.of(settings.reference)
         trimmer = Trimmer(self.card.sample_rate_hz)
         decoding = SeanetStream(self._model.codec_model.decoder)
-        noise = Noise(seed_of(settings, 0), self._device)
-        for codes in stepwise(partial(self._generate, text, settings), noise):
+        noise = Noise(seed_of(settings, index if recording else 0), self._device)
+        for codes in stepwise(partial(self._generate, text, settings, recording=recording), noise):
             latents = self._model.codec_model.quantizer.decode(codes.to(self._device)[:, :, None])
             yield trimmer.feed(decoding.push(latents)[0, 0].float().cpu().numpy())
         yield trimmer.flush()
 
-    def _generate(self, text: str, settings: Settings, emit: Callable[[Tensor], None]) -> None:
+    def _encode(self, samples: Samples) -> Recording:
+        import torch
+
+        codec = self._model.codec_model
+        heard = torch.from_numpy(samples)[None, None].to(codec.device, codec.dtype)
+        return Recording(samples, codec.encode(heard).audio_codes)
+
+    def _generate(
+        self, text: str, settings: Settings, emit: Callable[[Tensor], None], recording: Recording | None = None
+    ) -> None:
         """Run the library's generation; `emit` gets int64 [1, codebooks] for each frame."""
-        turn = {"role": settings.voice.removeprefix("speaker-"), "content": [{"type": "text", "text": text}]}
-        prompt = self._processor.apply_chat_template([turn], tokenize=True, return_dict=True).to(self._device)
-        bound_s = self.limits.bound_s(text, settings.speed)
-        room = self._model.config.max_position_embeddings - prompt["input_ids"].shape[1]
-        _with_own_settings(self._model).generate(
+        role = settings.voice.removeprefix("speaker-")
+        turns: list[dict[str, Any]] = [{"role": role, "content": [{"type": "text", "text": text}]}]
+        if settings.reference and recording:
+            said = {"type": "text", "text": self._plain(settings.reference.transcript)}
+            turns.insert(0, {"role": role, "content": [said, {"type": "audio", "audio": recording.samples}]})
+        prompt = self._processor.apply_chat_template(turns, tokenize=True, return_dict=True).to(self._device)
+        longest = math.ceil(self.limits.bound_s(text, settings.speed) * self._frame_rate_hz)
+        taken, positions = prompt["input_ids"].shape[1], self._model.config.max_position_embeddings
+        # Slow speech takes a third of what is allowed.
+        if settings.reference and positions - taken < longest / 3:
+            raise UnsupportedOption(
+                f"the voice {settings.reference.voice!r} is too long for the model: its recording and transcript leave "
+                f"no room for the text ({taken} of {positions} positions); a shorter transcript would",
+                field="voice",
+            )
+        model = _with_own_settings(self._model)
+        if recording:
+            # Hides the codec, which `generate` would ask again for every segment. No module, so not among these.
+            vars(model)["codec_model"] = _Encoded(model.codec_model, recording.codes)
+        model.generate(
             **prompt,
             **_arguments(settings.options),
-            max_new_tokens=min(math.ceil(bound_s * self._frame_rate_hz), room),
+            max_new_tokens=min(longest, positions - taken),
             streamer=_Frames(emit, self._model.config.codebook_eos_token_id),
         )
+
+    def _plain(self, transcript: str) -> str:
+        """Take out of a transcript what the model would take for an order; nothing of it is spoken."""
+        for token in self._controls:
+            transcript = transcript.replace(token, " ")
+        return " ".join(transcript.split())
+
+
+class _Encoded:
+    """Stands for a codec that has encoded the recording already; it is also the result of that.
+
+    Args:
+        codec: `MimiModel`.
+        codes: int64 [1, codebooks, T].
+    """
+
+    def __init__(self, codec: Any, codes: Tensor) -> None:  # noqa: ANN401
+        self.audio_codes = codes
+        self.get_audio_codes_mask = codec.get_audio_codes_mask
+
+    def encode(self, _samples: Tensor) -> _Encoded:
+        """Give what was made of the recording."""
+        return self
 
 
 class _Frames:

@@ -9,6 +9,10 @@ the samples of one decoding of the whole.
 Dia has no fixed voices: who speaks follows from the seed, and from the tags `[S1]` and `[S2]` in the text for the
 speakers of a dialogue. Text that begins with no tag is given to `[S1]`. Sounds in round brackets, such as `(laughs)`,
 are performed.
+
+A recording that is to be imitated is continued: its transcript goes before the text, and its tokens are the first rows.
+They take up the room that the text would have, half a minute in all, so a long recording makes for short pieces of
+text.
 """
 
 from __future__ import annotations
@@ -17,17 +21,30 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worker.audio import Trimmer
-from worker.engines.base import Card, Checkpoint, HubModel, Model, Part, Samples, SegmentLimits, Settings, Voice
-from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, stepwise
-from worker.errors import UnspeakableText, UnsupportedModel
+from worker.engines.base import (
+    Card,
+    Checkpoint,
+    HubModel,
+    Model,
+    Part,
+    Reference,
+    Samples,
+    SegmentLimits,
+    Settings,
+    Voice,
+)
+from worker.engines.recordings import Recordings
+from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
+from worker.errors import UnspeakableText, UnsupportedModel, UnsupportedOption
 from worker.text.phonemes import quote
+from worker.text.segment import segment
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +55,9 @@ LONGEST_WINDOW = 64
 
 FEWEST_TOKENS = 5
 """Least `top_k`: up to four of the likeliest tokens are special ones, which are ruled out where they make no sense."""
+
+SHORTEST_PIECE = 30
+"""Characters of text for which there must be room after a recording."""
 
 _TAG = re.compile(r"\[S\d\]")
 
@@ -110,7 +130,9 @@ class DiaModel(Model):
             voices=[Voice("default", "Default", "en")],
             revision=revision,
             options=_options(model.generation_config),
+            cloning="audio and transcript",
         )
+        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
 
     def check(self, text: str, voice: str) -> None:
         """Refuse letters of other scripts than the Latin one, which the model knows only as bytes, and empty text.
@@ -128,34 +150,100 @@ class DiaModel(Model):
     def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         """Speak one segment; every step is one row of tokens, and gives audio if that completes a window.
 
-        All segments start from the utterance's seed: the model has no other way to keep a speaker (its model card
-        says to fix the seed), though it may change with the text even so.
+        All segments start from the utterance's seed: without a recording the model has no other way to keep a speaker
+        (its model card says to fix the seed), though it may change with the text even so.
+        """
+        recording = yield from self._recordings.of(settings.reference)
+        if not settings.reference or recording is None:
+            yield from self._continue(text, settings, settings.seed, {})
+            return
+        longest = self._longest_piece(settings.reference, recording)
+        pieces = segment(" ".join(text.split()), "en", first=longest, longest=longest, joins=True)
+        pause_s = 0.0
+        for piece in pieces:
+            if pause_s:
+                yield np.zeros(round(pause_s * self.card.sample_rate_hz), np.float32)
+            yield from self._continue(piece.text, settings, seed_of(settings, index), recording)
+            pause_s = piece.ends_at.value
+
+    def _continue(
+        self, text: str, settings: Settings, seed: int, recording: Mapping[str, torch.Tensor]
+    ) -> Iterator[Samples]:
+        """Speak what the model can take at once.
+
+        The rows of the recording are not among those that the decoder gets, though where the slower codebooks are
+        behind it still determines some tokens: these are of frames before the first one.
         """
         decoder = DelayedDecoder(self._codec, self._delays, self._model.config.decoder_config.eos_token_id)
         trimmer = Trimmer(self.card.sample_rate_hz)
-        call = partial(self._generate, text, settings)
-        for row in stepwise(call, Noise(settings.seed, self._device)):
+        call = partial(self._generate, text, settings, recording)
+        for row in stepwise(call, Noise(seed, self._device)):
             yield trimmer.feed(decoder.push(row))
         yield np.concatenate([trimmer.feed(decoder.flush()), trimmer.flush()])
 
-    def _generate(self, text: str, settings: Settings, emit: Callable[[torch.Tensor], None]) -> None:
-        spoken = " ".join(text.split())
-        if not _TAG.match(spoken):
-            spoken = f"[S1] {spoken}"
-        inputs = self._processor(text=[spoken], padding=False, return_tensors="pt").to(self._device)
+    def _encode(self, samples: Samples) -> dict[str, torch.Tensor]:
+        """Make rows of a recording: what the processor gives to the decoder, whatever the text."""
+        rate_hz = self._processor.feature_extractor.sampling_rate
+        # Audio is padded to whole frames; to pad the text, too, makes the library warn that there is nothing to pad to.
+        inputs = self._processor(
+            text=["[S1]"],
+            audio=[samples],
+            text_kwargs={"padding": False},
+            audio_kwargs={"sampling_rate": rate_hz},
+            return_tensors="pt",
+        )
+        return {name: inputs[name] for name in ("decoder_input_ids", "decoder_attention_mask")}
+
+    def _generate(
+        self,
+        text: str,
+        settings: Settings,
+        recording: Mapping[str, torch.Tensor],
+        emit: Callable[[torch.Tensor], None],
+    ) -> None:
+        spoken = _tagged(text)
+        if settings.reference:
+            spoken = f"{_tagged(settings.reference.transcript)} {spoken}"
+        inputs = self._processor(text=[spoken], padding=False, return_tensors="pt")
+        inputs.update(recording)
+        inputs = inputs.to(self._device)
         streamer = _RowStreamer(emit, self._model, len(self._delays))
-        most_rows = self._most_rows(text, settings)
+        bound_s = self.limits.bound_s(text, settings.speed)
+        bound = math.ceil(bound_s * self.card.sample_rate_hz / self._hop_length) + max(self._delays) + 1
+        most_rows = min(self._room(recording), bound)
         self._model.generate(**inputs, **settings.options, max_new_tokens=most_rows, streamer=streamer)
 
-    def _most_rows(self, text: str, settings: Settings) -> int:
-        """Rows after which the model is made to stop: past the longest for the text, or where it stops by itself."""
+    def _room(self, recording: Mapping[str, torch.Tensor]) -> int:
+        """Rows after which the model stops by itself."""
         config = self._model.generation_config
-        slowest = max(self._delays)
         # To a `max_length` of the checkpoint the library adds the delays.
         longest: int = config.max_length or self._model.config.decoder_config.max_position_embeddings
-        own: int = config.max_new_tokens or longest + slowest
-        bound_s = self.limits.bound_s(text, settings.speed)
-        return min(own, math.ceil(bound_s * self.card.sample_rate_hz / self._hop_length) + slowest + 1)
+        room = int(config.max_new_tokens or longest + max(self._delays))
+        # A recording's mask has the row that begins everything, too, and room for the delays.
+        taken = len(recording["decoder_attention_mask"][0]) - 1 - max(self._delays) if recording else 0
+        return max(0, room - taken)
+
+    def _longest_piece(self, reference: Reference, recording: Mapping[str, torch.Tensor]) -> int:
+        """Characters that can follow a recording: spoken slowly they end within the model's rows and bytes.
+
+        Raises:
+            UnsupportedOption: They are too few.
+        """
+        room = self._room(recording) - max(self._delays) - 1
+        room_s = room * self._hop_length / self.card.sample_rate_hz
+        by_rows = int(room_s / self.limits.patience_s_per_char * 3)  # What is allowed is thrice what slow speech takes.
+        tags = len("[S1]  [S1] ")
+        bytes_taken = len(_tagged(reference.transcript).encode()) + tags
+        by_bytes: int = self._model.config.encoder_config.max_position_embeddings - bytes_taken
+        longest = min(self.limits.longest, by_rows, by_bytes)
+        if longest < SHORTEST_PIECE:
+            recording_s = len(reference.samples) / reference.sample_rate_hz
+            raise UnsupportedOption(
+                f"the voice {reference.voice!r} is too long for the model: {recording_s:.1f} s and a transcript of "
+                f"{len(reference.transcript)} characters leave no room for the text; a shorter recording would",
+                field="voice",
+            )
+        return longest
 
 
 class _RowStreamer:
@@ -281,6 +369,12 @@ def _codec_name(checkpoint: Checkpoint) -> str:
         f"{checkpoint.name!r} does not say which codec its tokens are of; processor_config.json would name it",
         field="model",
     )
+
+
+def _tagged(text: str) -> str:
+    """Put text on one line, and give it to a speaker if it names none."""
+    spoken = " ".join(text.split())
+    return spoken if _TAG.match(spoken) else f"[S1] {spoken}"
 
 
 def _is_latin(char: str) -> bool:

@@ -28,7 +28,17 @@ import numpy as np
 import structlog
 
 from worker.audio import trim_silence
-from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.base import (
+    Card,
+    Checkpoint,
+    HubModel,
+    Model,
+    Samples,
+    SegmentLimits,
+    Settings,
+    Voice,
+    is_same_language,
+)
 from worker.engines.stepwise import Noise, TorchEngine, place, require_all, seed_of
 from worker.errors import UnsupportedModel, VoiceNotFound
 from worker.text import misaki
@@ -119,12 +129,25 @@ class KokoroModel(Model):
         voices = _offered(checkpoint.name, self._styles)
         for language in {voice.language for voice in voices}:
             self._reader(language)  # A dictionary takes seconds to load, and the device thread has no time for it.
+        self.languages = [language for language in misaki.LANGUAGES if not misaki.lacks(language)]
         self.card = Card(SAMPLE_RATE_HZ, voices, revision=checkpoint.revision, speeds=SPEEDS)
 
     def find_voice(self, voice: str) -> Voice | None:
         """Look up a voice of the card, a blend or a voice told to speak another language."""
         parsed = self._parse(voice)
         return parsed[0] if parsed else None
+
+    def voice_in(self, voice: Voice, language: str) -> Voice | None:
+        """Any voice speaks every language and dialect that can be read here: the grammar's `@` says so."""
+        if voice.language.lower() == language.lower():
+            return voice
+        blend = voice.id.partition("@")[0]
+        if dialect := self.find_voice(f"{blend}@{language}"):
+            return dialect
+        if is_same_language(voice.language, language):
+            return voice
+        known = [each for each in self.languages if is_same_language(each, language)]
+        return self.find_voice(f"{blend}@{known[0]}") if known else None
 
     def check(self, text: str, voice: str) -> None:
         self._reader(self._language_of(voice)).check(text, voice)

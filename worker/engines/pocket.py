@@ -13,6 +13,9 @@ Voices come as files of safetensors, in a folder `voices` or `embeddings` or as 
 
 Where a repository lists several languages (Phonon), every voice speaks each of them: `default` the first, `default-fr`
 French. The languages differ in how numbers are read.
+
+Pocket TTS imitates recordings: its codec makes latents of them. Its makers have a codec without the half that encodes,
+too, and with that it imitates none; nor does Phonon, whose voices are made by a codec that is not published.
 """
 
 from __future__ import annotations
@@ -28,7 +31,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.audio import Trimmer
-from worker.engines.base import Card, Checkpoint, HubModel, Model, Part, Samples, SegmentLimits, Settings, Voice
+from worker.engines.base import (
+    Card,
+    Checkpoint,
+    HubModel,
+    Model,
+    Part,
+    Samples,
+    SegmentLimits,
+    Settings,
+    Voice,
+)
+from worker.engines.recordings import Recordings
 from worker.engines.seanet import SeanetStream
 from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
@@ -79,7 +93,9 @@ class PocketEngine(TorchEngine):
         from transformers import AutoModelForTextToWaveform, PocketTTSAudioTokenizerModel
 
         model = from_disk(AutoModelForTextToWaveform, checkpoint.folder, device)
-        codec = from_disk(PocketTTSAudioTokenizerModel, checkpoint.parts[_codec_name(checkpoint)], device)
+        folder = checkpoint.parts[_codec_name(checkpoint)]
+        half = {} if _can_encode(folder) else {"encoder_config": None}
+        codec = from_disk(PocketTTSAudioTokenizerModel, folder, device, **half)
         prompts = _load_voices(checkpoint, place(model, device))
         processor = _load_processor(checkpoint, place(codec, device))
         return PocketModel(model, processor, prompts, checkpoint, device)
@@ -134,6 +150,8 @@ class PocketModel(Model):
             for language in languages
             for name, prompt in prompts.items()
         }
+        encodes = self._codec.encoder is not None and model.config.model_type == "pocket_tts"
+        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
         self.card = Card(
             sample_rate_hz=self._codec.config.sampling_rate,
             voices=[
@@ -142,6 +160,7 @@ class PocketModel(Model):
             ],
             revision=checkpoint.revision,
             options=_options(model),
+            cloning="audio" if encodes else "",
         )
 
     def check(self, text: str, voice: str) -> None:
@@ -163,13 +182,14 @@ class PocketModel(Model):
         """Speak one segment; every step is a frame of 80 ms."""
         import torch
 
+        recording = yield from self._recordings.of(settings.reference)
         trimmer = Trimmer(self.card.sample_rate_hz)
         decoding = SeanetStream(self._codec.decoder)
         # The library fades the start in, since a decoder that has heard nothing begins with a click.
         faded_in = int(self._processor.fade_in_duration * self.card.sample_rate_hz)
         fade = torch.linspace(0, 1, faded_in, dtype=torch.float32).numpy()
         noise = Noise(seed_of(settings, index), self._device)
-        for latent in stepwise(partial(self._generate, text, settings), noise):
+        for latent in stepwise(partial(self._generate, text, settings, recording=recording), noise):
             latents = self._model.denormalize_latents(latent)[:, :, None].to(self._codec.dtype)
             samples = decoding.push(self._codec.latent_proj(latents))[0, 0].float().cpu().numpy()
             faded = min(len(fade), len(samples))
@@ -178,7 +198,16 @@ class PocketModel(Model):
             yield trimmer.feed(samples)
         yield trimmer.flush()
 
-    def _generate(self, text: str, settings: Settings, emit: Callable[[Tensor], None]) -> None:
+    def _encode(self, samples: Samples) -> Prompt:
+        """Make of a recording what voices are kept as, in the way in which the processor does."""
+        extractor = self._processor.feature_extractor
+        heard = extractor([samples], sampling_rate=extractor.sampling_rate).to(self._codec.device)
+        encoded = self._codec.encode(heard["input_values"].to(self._codec.dtype), heard["padding_mask"])
+        return Prompt(encoded.latents[encoded.latents_mask.bool()].float().cpu())
+
+    def _generate(
+        self, text: str, settings: Settings, emit: Callable[[Tensor], None], recording: Prompt | None = None
+    ) -> None:
         """Run the library's generation; `emit` gets [1, D] for each frame."""
         # `generate` hands its frames to nobody before the end. A copy, which shares the weights, is listened to, so
         # that what other utterances do with the model is not heard.
@@ -192,15 +221,15 @@ class PocketModel(Model):
         model.sample_latent = sample_latent
         bound_s = self.limits.bound_s(text, settings.speed)
         model.generate(
-            **self._inputs(text, settings.voice),
+            **self._inputs(text, settings.voice, recording),
             **{"num_flow_steps" if name == "flow_steps" else name: value for name, value in settings.options.items()},
             max_new_tokens=math.ceil(bound_s * model.config.frame_rate),
         )
 
-    def _inputs(self, text: str, voice: str) -> dict[str, Any]:
+    def _inputs(self, text: str, voice: str, recording: Prompt | None = None) -> dict[str, Any]:
         from transformers import DynamicCache
 
-        prompt, _ = self._prompts[voice]
+        prompt = recording or self._prompts[voice][0]
         parts: list[dict[str, str]] = [{"type": "text", "text": self._spell(text, voice)}]
         given: dict[str, Any] = {}
         if prompt.latents is not None:
@@ -240,6 +269,17 @@ def _load_processor(checkpoint: Checkpoint, codec: Any) -> Any:  # noqa: ANN401
     )
 
 
+def _can_encode(folder: Path) -> bool:
+    """Whether a codec's repository holds the weights of the half that encodes."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            if any(name.startswith("encoder.") for name in weights.keys()):  # noqa: SIM118  # It is no dictionary.
+                return True
+    return False
+
+
 def _codec_name(checkpoint: Checkpoint) -> str:
     config = json.loads((checkpoint.folder / "processor_config.json").read_text())
     return str(config["audio_tokenizer"]["audio_tokenizer_name_or_path"])
@@ -264,7 +304,7 @@ def _load_voices(checkpoint: Checkpoint, model: Any) -> dict[str, Prompt]:  # no
             found.setdefault(path.stem.removesuffix("-voice"), path)
     if not found:
         raise UnsupportedModel(
-            f"{checkpoint.name!r} has no voices, and clones none here: it needs one of {', '.join(VOICE_FILES)}",
+            f"{checkpoint.name!r} has no voices of its own: it needs one of {', '.join(VOICE_FILES)}",
             field="model",
         )
     names = sorted(found, key=lambda name: (FIRST_VOICES.index(name) if name in FIRST_VOICES else 99, name))

@@ -12,8 +12,10 @@ Every word is one step and one tone, so counts and lengths can be foretold: word
     <die>       the process ends at once, as if killed
     <oom>       the step asks for more memory than there is
 
-Two models are embedded. It claims models of a hub too whose config.json has the `model_type` `tone`: `weights.bin`
-then begins with `TONE` and is held in memory, and `orders` of their configuration are obeyed while they are loaded.
+Two models are embedded. The second one takes instructions, an order that stands for every word that is none; and it
+imitates voices: its pitch is the strongest one of the recording. The engine claims models of a hub too whose
+config.json has the `model_type` `tone`: `weights.bin` then begins with `TONE` and is held in memory, and `orders` of
+their configuration are obeyed while they are loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +30,19 @@ from typing import Any
 
 import numpy as np
 
-from worker.engines.base import Card, Checkpoint, Engine, HubModel, Model, Part, Samples, SegmentLimits, Settings, Voice
+from worker.engines.base import (
+    Card,
+    Checkpoint,
+    Engine,
+    HubModel,
+    Model,
+    Part,
+    Reference,
+    Samples,
+    SegmentLimits,
+    Settings,
+    Voice,
+)
 from worker.errors import UnspeakableText
 
 VOICES = {"low": 220.0, "high": 440.0}
@@ -48,7 +62,10 @@ class ToneEngine(Engine):
     @classmethod
     def embedded(cls) -> Mapping[str, Card]:
         """The two models, alike but for the rate."""
-        return {name: _card(rate_hz, revision="1") for name, rate_hz in RATES_HZ.items()}
+        return {
+            name: _card(rate_hz, revision="1", is_gifted=name == "sonorant/tone-22k")
+            for name, rate_hz in RATES_HZ.items()
+        }
 
     @classmethod
     def claims(cls, model: HubModel) -> bool:
@@ -106,10 +123,10 @@ class ToneModel(Model):
         phase = np.random.default_rng([settings.seed, index]).random()
         for k, word in enumerate(text.split()):
             duration_s = word_s / settings.speed
-            if order := _ORDER.match(word):
+            if order := _ORDER.match(word) or _ORDER.match(settings.instructions):
                 duration_s = self.obey(order[1], order[2] or "", duration_s)
             t = np.arange(round(duration_s * self.card.sample_rate_hz)) / self.card.sample_rate_hz
-            pitch_hz = VOICES[settings.voice] * (1 + k % 8 / 8)
+            pitch_hz = (_pitch_hz(settings.reference) or VOICES[settings.voice]) * (1 + k % 8 / 8)
             yield (0.5 * np.sin(2 * np.pi * (pitch_hz * t + phase))).astype(np.float32)
 
     @staticmethod
@@ -136,10 +153,26 @@ class ToneModel(Model):
         return duration_s
 
 
-def _card(sample_rate_hz: int, revision: str = "") -> Card:
+def _pitch_hz(reference: Reference | None) -> float:
+    """The strongest pitch of a recording; 0 without one."""
+    if not reference:
+        return 0.0
+    spectrum = np.abs(np.fft.rfft(reference.samples - reference.samples.mean()))
+    return float(np.argmax(spectrum) * reference.sample_rate_hz / len(reference.samples))
+
+
+def _card(sample_rate_hz: int, revision: str = "", *, is_gifted: bool = False) -> Card:
     voices = [Voice(name, name.capitalize(), "und") for name in VOICES]
     options = {"word_ms": {"type": "integer", "minimum": 10, "maximum": 10_000, "description": "length of a word"}}
-    return Card(sample_rate_hz, voices, revision, speeds=(0.25, 4.0), options=options)
+    return Card(
+        sample_rate_hz,
+        voices,
+        revision,
+        speeds=(0.5, 2.0),
+        options=options,
+        takes_instructions=is_gifted,
+        cloning="audio" if is_gifted else "",
+    )
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:

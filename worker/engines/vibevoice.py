@@ -5,7 +5,8 @@ more to come, the diffusion head samples the latent, and a causal decoder turns 
 the language model. The decoder keeps its own past, so every frame is final when it is made.
 
 Without a recording to imitate, VibeVoice invents its voices: which one follows from the seed and from the number of
-the speaker in the prompt. It was trained on English and Chinese.
+the speaker in the prompt. With one, the prompt begins with the latents of the recording, and a little noise is added to
+them as in training. It was trained on English and Chinese.
 """
 
 from __future__ import annotations
@@ -15,11 +16,22 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from worker.audio import Trimmer
-from worker.engines.base import Card, Checkpoint, HubModel, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.base import (
+    Card,
+    Checkpoint,
+    HubModel,
+    Model,
+    Samples,
+    SegmentLimits,
+    Settings,
+    Voice,
+)
+from worker.engines.recordings import Recordings
 from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, stepwise
 from worker.errors import UnspeakableText, UnsupportedModel
 
@@ -39,6 +51,9 @@ _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
 
 _emit: ContextVar[Callable[[torch.Tensor], None]] = ContextVar("emit")
 """Takes the frames of the utterance whose coroutine is running: each coroutine has a context of its own."""
+
+_encoded: ContextVar[Any] = ContextVar("encoded", default=None)
+"""What the encoder has made of the recording that the utterance imitates; None if it is to be asked."""
 
 
 class VibeVoiceEngine(TorchEngine):
@@ -77,11 +92,24 @@ class VibeVoiceEngine(TorchEngine):
         return VibeVoiceModel(place(model, device), processor, checkpoint.revision, device)
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording, as the model takes it.
+
+    Attributes:
+        samples: float32 [S] at the model's rate; the processor counts its frames.
+        encoded: What the encoder makes of it, with `latents` [1, T, D] on the device.
+    """
+
+    samples: Samples
+    encoded: Any
+
+
 class VibeVoiceModel(Model):
     """Speaks English and Chinese.
 
     Args:
-        model: `VibeVoiceForConditionalGeneration`; its methods that sample and decode latents are wrapped.
+        model: `VibeVoiceForConditionalGeneration`; its methods that sample, decode and encode latents are wrapped.
         processor: `VibeVoiceProcessor`.
         revision: Of the checkpoint.
         device: Where the model is.
@@ -89,17 +117,22 @@ class VibeVoiceModel(Model):
 
     # Frames stream at once, so a first segment has no need to be short; and a voice is kept within a segment only.
     limits = SegmentLimits(first=800, longest=800, joins=True)
+    languages = ("en", "zh")
 
     def __init__(self, model: Any, processor: Any, revision: str, device: str) -> None:  # noqa: ANN401
         self._model, self._processor, self._device = model, processor, device
         self._samples_per_frame: int = math.prod(model.config.audio_config.downsampling_ratios)
         model._sample_audio_latent = partial(_sample_quietly, model._sample_audio_latent)
         model._decode_audio_latent = partial(_decode_and_emit, model._decode_audio_latent)
+        encoder = model.model.audio_tower.encoder
+        encoder.forward = partial(_encode_once, encoder.forward)
+        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
         self.card = Card(
             sample_rate_hz=processor.feature_extractor.sampling_rate,
             voices=[Voice(f"speaker-{number}", f"Speaker {number}", "en") for number in range(NUM_SPEAKERS)],
             revision=revision,
             options=_options(model.generation_config),
+            cloning="audio",
         )
 
     def check(self, text: str, voice: str) -> None:
@@ -114,18 +147,32 @@ class VibeVoiceModel(Model):
     def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
         """Speak one segment; every step is one frame.
 
-        All segments start from the utterance's seed, on which the voice depends.
+        All segments start from the utterance's seed, on which the voice depends; so does the noise that is added to a
+        recording.
         """
+        recording = yield from self._recordings.of(settings.reference)
         trimmer = Trimmer(self.card.sample_rate_hz)
-        for frame in stepwise(partial(self._generate, text, settings), Noise(settings.seed, self._device)):
+        call = partial(self._generate, text, settings, recording)
+        for frame in stepwise(call, Noise(settings.seed, self._device)):
             yield trimmer.feed(frame.float().cpu().numpy())
         yield trimmer.flush()
 
-    def _generate(self, text: str, settings: Settings, emit: Callable[[torch.Tensor], None]) -> None:
+    def _encode(self, samples: Samples) -> Recording:
+        tower = self._model.model.audio_tower
+        heard = self._processor.feature_extractor(samples, sampling_rate=self.card.sample_rate_hz)
+        return Recording(samples, tower.encoder(heard["input_values"].to(tower.device, tower.dtype)))
+
+    def _generate(
+        self, text: str, settings: Settings, recording: Recording | None, emit: Callable[[torch.Tensor], None]
+    ) -> None:
         _emit.set(emit)
         spoken = " ".join(text.translate(_PLAIN).replace("<|", "< |").split())
         speaker = settings.voice.removeprefix("speaker-")
-        conversation = [{"role": speaker, "content": [{"type": "text", "text": spoken}]}]
+        content: list[dict[str, Any]] = [{"type": "text", "text": spoken}]
+        if recording:
+            _encoded.set(recording.encoded)
+            content.append({"type": "audio", "audio": recording.samples})
+        conversation = [{"role": speaker, "content": content}]
         inputs = self._processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self._device)
@@ -152,6 +199,12 @@ def _decode_and_emit(decode: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     output = decode(*args, **kwargs)
     _emit.get()(output.audio[0].flatten())
     return output
+
+
+def _encode_once(encode: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Encode a recording, or give what came of that before; a copy, into which the library writes its noise."""
+    encoded = _encoded.get()
+    return encode(*args, **kwargs) if encoded is None else replace(encoded)
 
 
 def _options(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401

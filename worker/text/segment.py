@@ -22,6 +22,7 @@ SHORTEST_WRAPPED_LINE = 50
 
 _LINE_END = re.compile(r"\n\s*")
 _CLAUSE_END = re.compile(r"[,;:，；：、—–](?=\s)|(?<=\s)[—–]|[，；：、]")
+_CLAUSE_LAST = re.compile(r"[,;:，；：、—–]\s*\Z")
 
 
 class Break(Enum):
@@ -114,8 +115,8 @@ def _sentences(text: str, language: str) -> Iterator[tuple[int, int, Break]]:
         if pending:
             yield *pending, Break.PARAGRAPH if blank and "\n" in text[start:stop] else Break.SENTENCE
         pending = None if blank else (start, stop)
-    if pending:
-        yield *pending, Break.SENTENCE
+    if pending:  # A caller that splits text itself may end at a clause.
+        yield *pending, Break.CLAUSE if _CLAUSE_LAST.search(text[slice(*pending)]) else Break.SENTENCE
 
 
 def _cut(text: str, start: int, stop: int, limit: int, longest: int) -> tuple[int, Break] | None:

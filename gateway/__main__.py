@@ -13,12 +13,13 @@ import sys
 try:
     import structlog
     import uvloop
-    from hypercorn.asyncio import serve
     from hypercorn.config import Config
     from pydantic import ValidationError
     from starlette.applications import Starlette
 
     from gateway.app import create_app
+    from gateway.auth import KeysFileError
+    from gateway.server import serve
     from gateway.settings import Settings
 except ImportError as error:
     print(f"gateway: the package {error.name!r} is missing; `make run` installs what is needed", file=sys.stderr)
@@ -32,6 +33,15 @@ SEND_BUFFER_BYTES = 64 * 1024
 
 CLOSE_S = 2.0
 """How long connections may take to close once the streams have ended or the grace is over."""
+
+NO_KEYS = (
+    "anybody who can reach {settings.host} port {settings.port} can use this server, since it asks for no API key: "
+    "set SONORANT_API_KEYS_FILE to a file of keys (`python -m gateway.auth NAME >> FILE` makes one), or "
+    "SONORANT_HOST=127.0.0.1 to serve this machine alone"
+)
+
+PING_S = 20.0
+"""How often a WebSocket is pinged: proxies close those that are silent, and a peer that is no more is found at last."""
 
 log = structlog.get_logger("gateway")
 
@@ -52,9 +62,13 @@ def main() -> int:
         where = f"SONORANT_HOST={settings.host} SONORANT_PORT={settings.port}"
         print(f"gateway: {where}: cannot listen there: {error.strerror or error}", file=sys.stderr)
         return WRONG_SETTING
-    if not _is_loopback(settings.host):
-        log.warning("anybody who reaches this address can use the server: it asks for no key", host=settings.host)
-    uvloop.run(run(settings, listener))
+    if not settings.api_keys_file and not _is_loopback(settings.host):
+        log.warning(NO_KEYS.format(settings=settings))
+    try:
+        uvloop.run(run(settings, listener))
+    except KeysFileError as error:
+        print(f"SONORANT_API_KEYS_FILE={settings.api_keys_file}: {error}", file=sys.stderr)
+        return WRONG_SETTING
     return 0
 
 
@@ -67,6 +81,8 @@ async def run(settings: Settings, listener: socket.socket) -> None:
     config.graceful_timeout = 2 * CLOSE_S  # Never reached: `_drained` has waited, and the process then ends.
     config.keep_alive_timeout = 75.0
     config.include_server_header = False
+    config.websocket_max_message_size = settings.max_body_bytes
+    config.websocket_ping_interval = PING_S
     config.errorlog = logging.getLogger("hypercorn")
     ending = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -132,10 +148,11 @@ def configure_logs(settings: Settings) -> None:
 async def _drained(app: Starlette, grace_s: float) -> None:
     """Refuse new speech, and wait until what has begun is over or the grace is."""
     app.state.draining = True
+    app.state.sessions.drain()
     log.info("gateway drains", streams=app.state.fleet.outstanding, grace_s=grace_s)
     try:
         async with asyncio.timeout(grace_s):
-            await app.state.fleet.idle()
+            await asyncio.gather(app.state.sessions.idle(), app.state.fleet.idle())
     except TimeoutError:
         log.warning("grace is over; streams are cut", streams=app.state.fleet.outstanding)
 

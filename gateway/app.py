@@ -7,27 +7,40 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
 
+from gateway.auth import KeyFile, Keys
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
 from gateway.fleet.link import Fleet
 from gateway.hub import HubList
+from gateway.quotas import Quotas
 from gateway.requests import RequestLog
+from gateway.routes.docs import assets as docs_assets
+from gateway.routes.docs import openapi
+from gateway.routes.docs import page as docs_page
 from gateway.routes.health import healthz, readyz
-from gateway.routes.models import catalogue_models, get_model, list_models, load_model, unload_model
+from gateway.routes.live import Sessions, live, no_session
+from gateway.routes.models import audio_models, catalogue_models, get_model, list_models, load_model, unload_model
 from gateway.routes.speech import speech
-from gateway.routes.voices import list_voices
+from gateway.routes.voices import OneVoice, Voices
 from gateway.routes.web import assets, page
 from gateway.settings import Settings
+from gateway.voices import VoiceStore
 
 ROUTES = [
     Route("/v1/audio/speech", speech, methods=["POST"]),
-    Route("/v1/audio/voices", list_voices),
+    WebSocketRoute("/v1/audio/speech/stream", live),
+    Route("/v1/audio/speech/stream", no_session),
+    Route("/v1/audio/voices", Voices),
+    Route("/v1/audio/voices/{voice}", OneVoice),
+    Route("/v1/audio/models", audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/", list_models),
     Route("/v1/models/{name:path}", get_model),
@@ -36,14 +49,31 @@ ROUTES = [
     Route("/api/models/{name:path}/unload", unload_model, methods=["POST"]),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
+    Route("/openapi.json", openapi),
+    Route("/docs", docs_page),
+    docs_assets,
     Route("/", page),
     assets,
 ]
 
 EXPOSED_HEADERS = (
-    *("retry-after", "x-request-id", "x-sonorant-finish", "x-sonorant-ignored", "x-sonorant-model"),
+    *("retry-after", "retry-after-ms", "x-request-id", "x-sonorant-finish", "x-sonorant-ignored", "x-sonorant-model"),
     *("x-sonorant-sample-rate", "x-sonorant-voice", "x-sonorant-worker"),
+    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 )
+
+
+class Cors(CORSMiddleware):
+    """Starlette's middleware, but that it refuses in OpenAI's shape."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == 200:
+            return answer
+        allowed = f"pages of the origins in SONORANT_CORS_ORIGINS may send {', '.join(self.allow_methods)}"
+        refused = ApiError("FOREIGN_ORIGIN", f"{bytes(answer.body).decode()}; {allowed}").response()
+        refused.headers.update({name: value for name, value in answer.headers.items() if name[:7] != "content"})
+        return refused
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -51,7 +81,11 @@ def create_app(settings: Settings) -> Starlette:
 
     Args:
         settings: How it is to behave.
+
+    Raises:
+        KeysFileError: The file of API keys cannot be used.
     """
+    keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     fleet = Fleet(settings.workers)
     hub = HubList(settings.cache_dir, settings.catalogue_ttl_s)
 
@@ -68,14 +102,15 @@ def create_app(settings: Settings) -> Starlette:
         middleware=[
             # No credentials: a page of another origin can ask for speech, but not as the user who looks at it.
             Middleware(
-                CORSMiddleware,
+                Cors,
                 allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=EXPOSED_HEADERS,
                 max_age=86_400,
             ),
             Middleware(RequestLog),
+            Middleware(Keys, keys, settings.public_discovery),
         ],
         exception_handlers={
             ApiError: on_api_error,
@@ -86,7 +121,10 @@ def create_app(settings: Settings) -> Starlette:
     )
     app.state.settings = settings
     app.state.fleet = fleet
-    app.state.catalogue = Catalogue(fleet, hub, settings.default_model)
+    app.state.catalogue = Catalogue(fleet, hub, settings)
+    app.state.voices = VoiceStore(settings.data_dir.expanduser() / "voices", settings.max_voices)
+    app.state.quotas = Quotas(settings.rate_requests, settings.rate_characters, settings.rate_streams)
+    app.state.sessions = Sessions()
     app.state.started_at = int(time.time())
     app.state.draining = False
     return app

@@ -7,19 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from google.protobuf import json_format
+
 from gateway.errors import ApiError
 from gateway.fleet.link import Fleet
 from gateway.hub import TASK, HubList, Listed
+from gateway.settings import Settings
 from protos.tts.v1 import models_pb2
-
-OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-"""Model names that OpenAI's clients send; all stand for the default model."""
-
-OPENAI_VOICES = (
-    *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
-    *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
-)
-"""Voice names that OpenAI's clients send; each stands for a voice of the model, the same one every time."""
 
 STATES = {
     models_pb2.MODEL_STATE_AVAILABLE: "cached",
@@ -29,6 +23,9 @@ STATES = {
     models_pb2.MODEL_STATE_FAILED: "failed",
 }
 """What the API calls the states of a model on a worker; where a worker does not have it, it is `absent`."""
+
+CLONING = {models_pb2.CLONING_AUDIO: "audio", models_pb2.CLONING_AUDIO_AND_TRANSCRIPT: "audio and transcript"}
+"""What the API says a model needs to imitate a voice; nothing where it imitates none."""
 
 
 @dataclass
@@ -55,13 +52,19 @@ class Catalogue:
     Args:
         fleet: The workers.
         hub: The Hub's list.
-        default_model: Model of requests that name none, and of OpenAI's names.
+        settings: The default model, and the aliases.
+
+    Attributes:
+        model_aliases: What other names stand for, such as OpenAI's; the default model if that is empty.
+        voice_aliases: The same for voices; see `voice`.
     """
 
-    def __init__(self, fleet: Fleet, hub: HubList, default_model: str) -> None:
+    def __init__(self, fleet: Fleet, hub: HubList, settings: Settings) -> None:
         self._fleet = fleet
         self._hub = hub
-        self._default_model = default_model
+        self._default_model = settings.default_model
+        self.model_aliases = settings.model_aliases
+        self.voice_aliases = settings.voice_aliases
 
     def __iter__(self) -> Iterator[Entry]:
         """The models that some worker has embedded, on disk or in memory, by name."""
@@ -76,8 +79,8 @@ class Catalogue:
         return iter(sorted(entries.values(), key=lambda entry: entry.model.name))
 
     def model_name(self, name: str | None) -> str:
-        """Resolve what a request calls a model: nothing and OpenAI's names are the default model."""
-        return self._default_model if not name or name in OPENAI_MODELS else name
+        """Resolve what a request calls a model: nothing is the default model, and so are most aliases."""
+        return self.model_aliases.get(name or "", name) or self._default_model
 
     def model(self, name: str | None) -> Entry:
         """Look up a model that some worker has, by what a request calls it.
@@ -94,15 +97,16 @@ class Catalogue:
         there = ", ".join(entry.model.name for entry in self) or "none"
         raise ApiError("MODEL_NOT_FOUND", f"`model` is {wanted!r}; the workers have {there}", param="model")
 
-    @staticmethod
-    def voice_place(name: str) -> int | None:
-        """Place of the voice that an OpenAI name stands for; None for any other name.
+    def voice(self, name: str) -> tuple[str, int | None]:
+        """Resolve what a request calls a voice: its name, and its place if that is an alias.
 
-        A model's own voices come first, so a model whose voice is named `fable` speaks with that one. Else an OpenAI
-        name stands for the voice at its place in the list, counted round and round, so distinct names are distinct
-        voices wherever the model has enough of them.
+        A model's own voices come first, so a model whose voice is named `fable` speaks with that one. Else an alias
+        stands for the voice that it names, and where the model has no such voice, for the one at the alias's place in
+        the list, counted round and round: so distinct names are distinct voices wherever the model has enough of them.
         """
-        return OPENAI_VOICES.index(name) if name in OPENAI_VOICES else None
+        if name not in self.voice_aliases:
+            return name, None
+        return self.voice_aliases[name] or name, list(self.voice_aliases).index(name)
 
     def voices(self, name: str | None = None) -> list[dict[str, Any]]:
         """List voices as JSON: of one model, or of all that have been loaded once, those of the default model first.
@@ -112,6 +116,33 @@ class Catalogue:
         """
         entries = [self.model(name)] if name else sorted(self, key=lambda each: each.model.name != self._default_model)
         return [{**voice, "model": entry.model.name} for entry in entries for voice in _voices(entry.model)]
+
+    def can_imitate(self, name: str, *, has_transcript: bool) -> bool:
+        """Whether a model can speak as a custom voice.
+
+        Args:
+            name: What a request calls the model.
+            has_transcript: Whether it is known what is said in the voice's recording.
+
+        Raises:
+            ApiError: The model is not there.
+        """
+        cloning = self.model(name).model.cloning
+        return cloning == models_pb2.CLONING_AUDIO or (cloning in CLONING and has_transcript)
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """JSON Schemas of the options that models of the workers take beside the fields of a request, by name."""
+        ways: dict[str, list[dict[str, Any]]] = {}
+        takers: dict[str, list[str]] = {}
+        for entry in self:
+            for name, schema in json_format.MessageToDict(entry.model.options_schema).get("properties", {}).items():
+                takers.setdefault(name, []).append(entry.model.name)
+                if schema not in ways.setdefault(name, []):
+                    ways[name].append(schema)
+        return {
+            name: {**(each[0] if len(each) == 1 else {"anyOf": each}), "title": f"Option of {', '.join(takers[name])}"}
+            for name, each in ways.items()
+        }
 
     async def listing(self, search: str, limit: int) -> dict[str, Any]:
         """List the Hub's models with what the workers know of them, as JSON.
@@ -181,6 +212,9 @@ class Catalogue:
             "sample_rate_hz": model.native_format.sample_rate_hz or None,
             "speeds": [round(model.min_speed, 3), round(model.max_speed, 3)] if model.max_speed else None,
             "voices": _voices(model),
+            "options": json_format.MessageToDict(model.options_schema).get("properties", {}),
+            "takes_instructions": model.takes_instructions,
+            "cloning": CLONING.get(model.cloning),
         }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -52,9 +53,16 @@ TABLE: Final[dict[str, Form]] = {
     "LOAD_FAILURE": Form("INTERNAL", 502, SERVER, "load_failure"),
     # ---- the gateway's own
     "NO_WORKER": Form(None, 503, SERVER, "no_worker"),
+    "UNAUTHENTICATED": Form(None, 401, INVALID, "invalid_api_key"),
+    # OpenAI names the limit by the type.
+    "RATE_LIMITED": Form(None, 429, "requests", "rate_limit_exceeded"),
+    "CHARACTERS_LIMITED": Form(None, 429, "tokens", "rate_limit_exceeded"),
     "FOREIGN_ORIGIN": Form(None, 403, "permission_error", "foreign_origin"),
     "NOT_FOUND": Form(None, 404, INVALID, "not_found"),
+    "UPGRADE_REQUIRED": Form(None, 426, INVALID, "upgrade_required"),
     "METHOD_NOT_ALLOWED": Form(None, 405, INVALID, "method_not_allowed"),
+    "VOICE_LIMIT": Form(None, 400, INVALID, "voice_limit_exceeded"),
+    "STORAGE_FAILURE": Form(None, 507, SERVER, "storage_failure"),
     "BODY_TOO_LARGE": Form(None, 413, INVALID, "body_too_large"),
     "UNSUPPORTED_MEDIA_TYPE": Form(None, 415, INVALID, "unsupported_media_type"),
     "BUG": Form(None, 500, SERVER, "internal_error"),
@@ -69,16 +77,24 @@ class ApiError(Exception):
         message: What went wrong; names the value at fault and what is accepted.
         param: The request field at fault, if one is.
         retry_after_s: When a later try may succeed, in seconds.
+        headers: More headers of the answer.
     """
 
     def __init__(
-        self, reason: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        reason: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
 
     @property
     def form(self) -> Form:
@@ -98,9 +114,11 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """Answer with it."""
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+            # OpenAI's clients look at this one first.
+            headers["retry-after-ms"] = str(max(1, math.ceil(1000 * self.retry_after_s)))
         # A message may quote what the client sent, also half a surrogate pair; as an escape that is still JSON.
         body = json.dumps(self.body(), ensure_ascii=False).encode(errors="backslashreplace")
         return Response(body, self.form.status, headers, media_type="application/json")

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import structlog
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ApiError, ClientGone
+from gateway.settings import Settings
 
 T = TypeVar("T")
 
@@ -22,10 +23,11 @@ log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _QUIET_PATHS = frozenset({"/healthz", "/readyz"})
+_BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
 class RequestLog:
-    """Gives every HTTP request an id, and writes one line when it is over.
+    """Gives every request and every WebSocket an id, and writes one line when it is over.
 
     The id is the client's `x-request-id` if that is sane, else a new one; the answer carries it back. Routes add to the
     line through `request.state.log`.
@@ -35,11 +37,11 @@ class RequestLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        request = Request(scope)
+        request = HTTPConnection(scope)
         given = request.headers.get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         fields: dict[str, object] = {"outcome": "", "status": 0}
@@ -47,9 +49,12 @@ class RequestLog:
         request.state.started = started
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in _BEGINNINGS:
+                message = {"headers": [], **message}
                 MutableHeaders(scope=message)["x-request-id"] = request_id
-                fields["status"] = message["status"]
+                fields["status"] = message.get("status", 101)
+            elif message["type"] == "websocket.close" and not fields["status"]:
+                fields["status"] = 403  # What the server makes of it.
             await send(message)
 
         try:
@@ -57,6 +62,8 @@ class RequestLog:
         except Exception as error:
             log.exception("bug", request_id=request_id)
             fields.update(outcome="cut" if fields["status"] else "failed", error=f"{type(error).__name__}: {error}")
+            if scope["type"] == "websocket":
+                raise  # The server closes it with the code for that.
             if not fields["status"]:
                 answer = ApiError("BUG", "the server made a mistake; its log says more").response()
                 await answer(scope, receive, send_with_id)
@@ -67,7 +74,12 @@ class RequestLog:
             fields["outcome"] = fields["outcome"] or _outcome(int(str(fields["status"])))
             level = "debug" if scope["path"] in _QUIET_PATHS else "info"
             duration_ms = round(1000 * (time.monotonic() - started), 1)
-            line = {"method": scope["method"], "path": scope["path"], **fields, "duration_ms": duration_ms}
+            line = {
+                "method": scope.get("method", "WEBSOCKET"),
+                "path": scope["path"],
+                **fields,
+                "duration_ms": duration_ms,
+            }
             getattr(log, level)("request", request_id=request_id, **line)
 
 
@@ -99,6 +111,21 @@ async def until_gone(request: Request, work: Awaitable[T]) -> T:
         for each in (task, gone):
             each.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def same_origin(request: Request) -> None:
+    """Refuse pages of other origins: a visitor's browser must not change what the server holds.
+
+    Raises:
+        ApiError: The page is neither ours nor one that the operator has named.
+    """
+    settings: Settings = request.app.state.settings
+    origin = request.headers.get("origin")
+    # Browsers send nothing but scheme and host; `urlsplit` would raise where it is something else.
+    if origin and origin not in settings.cors_origins and origin.partition("://")[2] != request.headers.get("host"):
+        raise ApiError(
+            "FOREIGN_ORIGIN", f"pages of {origin} may not change what this server holds; see SONORANT_CORS_ORIGINS"
+        )
 
 
 async def _gone(request: Request) -> None:

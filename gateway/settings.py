@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 _ADDRESS = re.compile(r"unix:.+|(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
+
+OPENAI_VOICES = (
+    *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
+    *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
+)
 
 INSTRUCTIONS_CHARS = 4096
 """Most characters of `instructions`, OpenAI's own limit."""
@@ -28,7 +34,31 @@ class Settings(BaseSettings):
         ("127.0.0.1:50051",), min_length=1, description="Addresses of the workers, `HOST:PORT`, separated by commas."
     )
     default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
-    default_format: Literal["wav", "pcm"] = Field("wav", description="Format of requests that name none.")
+    default_format: Literal["wav", "mp3", "opus", "aac", "flac", "pcm"] = Field(
+        "wav", description="Format of requests that name none."
+    )
+    mp3_kbps: int = Field(64, ge=8, le=320, description="Bit rate of mp3, in kbit/s.")
+    opus_kbps: int = Field(32, ge=6, le=256, description="Bit rate of Opus, in kbit/s.")
+    aac_kbps: int = Field(64, ge=16, le=320, description="Bit rate of AAC, in kbit/s.")
+    model_aliases: Annotated[Mapping[str, str], NoDecode] = Field(
+        dict.fromkeys(("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15"), ""),
+        description="Other names of models, `NAME=MODEL` or `NAME` for the default model, separated by commas.",
+    )
+    voice_aliases: Annotated[Mapping[str, str], NoDecode] = Field(
+        dict.fromkeys(OPENAI_VOICES, ""),
+        description="Voice names that every model knows, `NAME` or `NAME=VOICE`, separated by commas.",
+    )
+    api_keys_file: Path | None = Field(None, description="File of API keys; none are asked for without it.")
+    public_discovery: bool = Field(True, description="Whether lists of models and voices need no API key.")
+    rate_requests: int = Field(
+        0, ge=0, le=1_000_000, description="Most requests for speech a minute, of each key; 0 for any number."
+    )
+    rate_characters: int = Field(
+        0, ge=0, le=100_000_000, description="Most characters of text a minute, of each key; 0 for any number."
+    )
+    rate_streams: int = Field(0, ge=0, le=1_000_000, description="Most streams at once, of each key; 0 for any number.")
+    data_dir: Path = Field(Path("~/.local/share/sonorant"), description="Where custom voices are kept.")
+    max_voices: int = Field(100, ge=0, le=10_000, description="Most custom voices of an API key; 0 for none.")
     catalogue_ttl_s: float = Field(
         1800.0, ge=0, description="How long, in seconds, the hub's list of models counts as fresh."
     )
@@ -44,10 +74,25 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="`console` for people, `json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: object) -> object:
+        return value or None
+
     @field_validator("workers", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("model_aliases", "voice_aliases", mode="before")
+    @classmethod
+    def _pair(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+        if any(not name.strip() for name, _, _ in pairs):
+            raise ValueError("an alias has no name; give NAME or NAME=WHAT IT STANDS FOR")
+        return {name.strip(): stands_for.strip() for name, _, stands_for in pairs}
 
     @field_validator("workers")
     @classmethod
@@ -66,6 +111,11 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin; give https://HOST[:PORT], or * for any")
         return value
+
+    @property
+    def kbps(self) -> dict[str, int]:
+        """Bit rates of the lossy formats, in kbit/s."""
+        return {"mp3": self.mp3_kbps, "opus": self.opus_kbps, "aac": self.aac_kbps}
 
     @property
     def max_body_bytes(self) -> int:

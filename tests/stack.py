@@ -144,6 +144,7 @@ class Gateway(Process):
             "SONORANT_LOG_FORMAT": "json",
             "SONORANT_DEFAULT_MODEL": TONE,
             "SONORANT_CACHE_DIR": str(folder / "cache"),
+            "SONORANT_DATA_DIR": str(folder / "data"),
         }
         super().__init__(folder / "gateway.log", "-m", "gateway", **{**defaults, **settings})
 

@@ -188,6 +188,7 @@ class Speech:
         header: What the worker says of the stream; set by `open`.
         summary: What came of it; set when the iteration has ended well.
         num_samples: How many the iteration has given.
+        marks: Where parts of the text are spoken, as far as known by now: each when it begins, and again when it ends.
         moves: How many workers failed it before it began.
     """
 
@@ -196,6 +197,7 @@ class Speech:
     def __init__(self, fleet: Fleet, request: speech_pb2.SynthesizeRequest) -> None:
         self.summary: speech_pb2.StreamSummary | None = None
         self.num_samples = 0
+        self.marks: list[speech_pb2.Mark] = []
         self.moves = 0
         self._fleet = fleet
         self._request = request
@@ -237,6 +239,7 @@ class Speech:
         message = self._first
         try:
             while message is not None:
+                self.marks.extend(message.marks)
                 if message.audio.pcm:
                     if message.audio.first_sample != self.num_samples:
                         lost = f"expected sample {self.num_samples}, got {message.audio.first_sample}"
@@ -272,8 +275,12 @@ class Speech:
         self._call = link.speech.Synthesize(self._request)
 
     async def _read(self) -> speech_pb2.SynthesizeResponse | None:
-        assert self._call
-        message = await self._call.read()
+        call = self._call
+        try:
+            message = await call.read() if call else None
+        finally:
+            if not self._call:  # Another task has cancelled it, which is neither a failure nor the end.
+                raise asyncio.CancelledError
         return message if isinstance(message, speech_pb2.SynthesizeResponse) else None
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from gateway.catalogue import OPENAI_MODELS, Catalogue
+from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
 from gateway.fleet.link import Fleet, Progress
 from gateway.hub import MOST_LISTED
+from gateway.requests import same_origin
 from gateway.schema import MAX_ID_CHARS, model_object
-from gateway.settings import Settings
 from protos.tts.v1 import models_pb2
 
 DEFAULT_LIMIT = 20
@@ -29,13 +30,21 @@ STAGES = {
 
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: the workers' models, then OpenAI's names with the model that they stand for."""
+    return JSONResponse({"object": "list", "data": _listed(request)})
+
+
+async def audio_models(request: Request) -> Response:
+    """`GET /v1/audio/models`: the same in the shape that Open WebUI asks for."""
+    return JSONResponse({"models": [{"id": model["id"], "name": model["id"]} for model in _listed(request)]})
+
+
+def _listed(request: Request) -> list[dict[str, Any]]:
     catalogue: Catalogue = request.app.state.catalogue
     created = request.app.state.started_at
     data = [model_object(entry.model.name, created) for entry in catalogue if entry.is_usable]
-    default = catalogue.model_name(None)
-    if any(model["id"] == default for model in data):
-        data += [model_object(alias, created, root=default) for alias in OPENAI_MODELS]
-    return JSONResponse({"object": "list", "data": data})
+    there = {model["id"] for model in data}
+    roots = {alias: catalogue.model_name(alias) for alias in catalogue.model_aliases}
+    return data + [model_object(alias, created, root=root) for alias, root in roots.items() if root in there]
 
 
 async def get_model(request: Request) -> Response:
@@ -43,7 +52,7 @@ async def get_model(request: Request) -> Response:
     catalogue: Catalogue = request.app.state.catalogue
     name = _id(request)
     entry = catalogue.model(name)
-    more = {"root": entry.model.name} if name in OPENAI_MODELS else {}
+    more = {"root": entry.model.name} if name in catalogue.model_aliases else {}
     return JSONResponse(model_object(name, request.app.state.started_at, **more))
 
 
@@ -61,7 +70,7 @@ async def load_model(request: Request) -> Response:
 
     What is known to fail before anything is downloaded is an ordinary error. Hanging up does not undo the load.
     """
-    _same_origin(request)
+    same_origin(request)
     fleet: Fleet = request.app.state.fleet
     name = request.app.state.catalogue.model_name(_id(request))
     progress = fleet.load(name, request.query_params.get("worker", ""))
@@ -73,7 +82,7 @@ async def load_model(request: Request) -> Response:
 
 async def unload_model(request: Request) -> Response:
     """`POST /api/models/{id}/unload[?worker=]`: take a model out of the memory of a worker, or of all that have it."""
-    _same_origin(request)
+    same_origin(request)
     catalogue: Catalogue = request.app.state.catalogue
     fleet: Fleet = request.app.state.fleet
     entry = catalogue.model(_id(request))
@@ -133,16 +142,3 @@ def _limit(request: Request) -> int:
     if not 1 <= limit <= MOST_LISTED:
         raise ApiError("INVALID_REQUEST", f"`limit` is {given[:40]!r}; it must be 1 to {MOST_LISTED}", param="limit")
     return limit
-
-
-def _same_origin(request: Request) -> None:
-    """Refuse pages of other origins: a visitor's browser must not change what the server does.
-
-    Raises:
-        ApiError: The page is neither ours nor one that the operator has named.
-    """
-    settings: Settings = request.app.state.settings
-    origin = request.headers.get("origin")
-    # Browsers send nothing but scheme and host; `urlsplit` would raise where it is something else.
-    if origin and origin not in settings.cors_origins and origin.partition("://")[2] != request.headers.get("host"):
-        raise ApiError("FOREIGN_ORIGIN", f"pages of {origin} may not load or unload models; see SONORANT_CORS_ORIGINS")

@@ -8,23 +8,27 @@ terminator, and Hypercorn's HTTP/2 resets no stream) the whole is gathered first
 
 from __future__ import annotations
 
+import base64
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote
 
-from google.protobuf.duration_pb2 import Duration
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.audio.encode import ENCODERS, Encoder
-from gateway.catalogue import OPENAI_VOICES, Catalogue
+from gateway.audio.encode import Encoder
 from gateway.errors import ApiError, ClientGone
-from gateway.fleet.link import Fleet, Speech
+from gateway.fleet.link import Speech
+from gateway.plan import Plan
 from gateway.requests import until_gone
-from gateway.schema import SpeechRequest, parse_speech
-from gateway.settings import Settings
-from protos.tts.v1 import speech_pb2
+from gateway.schema import parse_speech
+
+SSE_RATE_HZ = 24_000
+"""Rate of audio in events, which clients take for granted."""
+
+EVENTS = "text/event-stream"
 
 DRAIN_BYTES = 64 * 1024 * 1024
 """How much of a body that is too large is read and thrown away, so that the client gets to read the answer."""
@@ -32,17 +36,19 @@ DRAIN_BYTES = 64 * 1024 * 1024
 
 async def speech(request: Request) -> Response:
     """Speak."""
-    settings: Settings = request.app.state.settings
-    fleet: Fleet = request.app.state.fleet
-    catalogue: Catalogue = request.app.state.catalogue
-    asked = parse_speech(await _body(request, settings.max_body_bytes), settings.max_input_chars)
-    if request.app.state.draining:
+    state = request.app.state
+    asked = parse_speech(await _body(request, state.settings.max_body_bytes), state.settings.max_input_chars)
+    if state.draining:
         raise ApiError("DRAINING", "the server is shutting down", retry_after_s=1.0)
-    model = catalogue.model_name(asked.model)
-    form = asked.response_format or asked.format or settings.default_format
-    request.state.log.update(model=model, voice=asked.voice_name, format=form, chars=len(asked.input))
+    plan = Plan(asked, request.state.key.name, state.catalogue, state.voices, state.settings)
+    request.state.log.update(model=plan.model, voice=asked.voice_name, format=plan.format, chars=len(asked.input))
+    spoken = plan.speak(state.fleet, asked.input, request.state.request_id)
+    admission = await state.quotas.admit(request.state.key, len(asked.input))
 
-    spoken = fleet.speech(_to_proto(asked, model, request.state.request_id, settings))
+    def end() -> None:
+        spoken.cancel()
+        admission.release()
+
     try:
         await until_gone(request, spoken.open())
         header = spoken.header
@@ -52,21 +58,26 @@ async def speech(request: Request) -> Response:
             "x-sonorant-model": quote(header.model),
             "x-sonorant-voice": quote(header.voice),
             "x-sonorant-worker": header.worker_id,
+            **admission.headers,
         }
-        if asked.instructions:
-            headers["x-sonorant-ignored"] = "instructions"
+        if header.ignored:
+            headers["x-sonorant-ignored"] = ", ".join(header.ignored)
         request.state.log.update(voice=header.voice, worker=header.worker_id)
+        if asked.stream_format == "sse":
+            encoder = plan.encoder(header, rate_hz=SSE_RATE_HZ)
+            return SpeechResponse(
+                request, spoken, _events(request, plan, asked.input, spoken, encoder), encoder, headers, end, EVENTS
+            )
         if asked.stream is False or request.scope["http_version"] != "1.1":
-            return await _whole(request, spoken, form, headers)
-        encoder = ENCODERS[form](header.format.sample_rate_hz)
-        return SpeechResponse(request, spoken, _encoded(spoken, encoder), encoder, headers)
+            return await _whole(request, plan, spoken, headers, end)
+        encoder = plan.encoder(header)
+        return SpeechResponse(request, spoken, _encoded(spoken, encoder), encoder, headers, end)
     except ApiError as error:
-        spoken.cancel()
-        if error.reason == "VOICE_NOT_FOUND":
-            error.message += f"; OpenAI's names work too: {', '.join(OPENAI_VOICES)}"
-        raise
+        end()
+        error.headers.update(admission.headers)
+        raise plan.explain(error) from None
     except BaseException:
-        spoken.cancel()
+        end()
         raise
 
 
@@ -76,20 +87,30 @@ class SpeechResponse(Response):
     Args:
         request: Whose answer this is.
         spoken: An open utterance.
-        audio: The body, in pieces as they come.
-        encoder: What makes it.
+        body: The body, in pieces as they come.
+        encoder: What makes the audio in it.
         headers: More headers.
+        end: Called when the response is over, however it ends.
+        media_type: Content type; the encoder's if not given.
     """
 
     def __init__(
-        self, request: Request, spoken: Speech, audio: AsyncIterator[bytes], encoder: Encoder, headers: dict[str, str]
+        self,
+        request: Request,
+        spoken: Speech,
+        body: AsyncIterator[bytes],
+        encoder: Encoder,
+        headers: dict[str, str],
+        end: Callable[[], None],
+        media_type: str = "",
     ) -> None:
         self._request = request
         self._spoken = spoken
-        self._audio = audio
+        self._pieces = body
+        self._end = end
         self._all_sent = False
         self.status_code = 200
-        self.media_type = encoder.media_type
+        self.media_type = media_type or encoder.media_type
         self.background = None
         self.init_headers({**headers, "x-sonorant-sample-rate": str(encoder.sample_rate_hz)})
 
@@ -97,22 +118,22 @@ class SpeechResponse(Response):
         fields = self._request.state.log
         try:
             await until_gone(self._request, self._send_all(send))
-            fields["outcome"] = "ok"
+            fields["outcome"] = fields["outcome"] or "ok"
         except ClientGone:
             # Hypercorn also says "gone" when the last byte has been handed over.
-            fields["outcome"] = "ok" if self._all_sent else "client_gone"
+            fields["outcome"] = fields["outcome"] or ("ok" if self._all_sent else "client_gone")
         except ApiError as error:
             # No more than this return: the server closes the connection without the last chunk.
             fields.update(outcome="cut", reason=error.reason, error=error.message)
         finally:
-            self._spoken.cancel()
+            self._end()
             fields.update(_figures(self._spoken))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for audio in self._audio:
-            if audio:
-                await send({"type": "http.response.body", "body": audio, "more_body": True})
+        async for piece in self._pieces:
+            if piece:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
                 _note_first_audio(self._request)
         self._all_sent = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -124,20 +145,40 @@ async def _encoded(spoken: Speech, encoder: Encoder) -> AsyncIterator[bytes]:
     yield encoder.flush()
 
 
-async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str, str]) -> Response:
+async def _events(request: Request, plan: Plan, text: str, spoken: Speech, encoder: Encoder) -> AsyncIterator[bytes]:
+    """Wrap the audio in OpenAI's events; a failure is one too, so this stream ends in good order either way."""
+    try:
+        async for audio in _encoded(spoken, encoder):
+            if audio:
+                yield _event("speech.audio.delta", audio=base64.b64encode(audio).decode())
+    except ApiError as error:
+        request.state.log.update(outcome="cut", reason=error.reason, error=error.message)
+        yield _event("speech.audio.error", **error.body())
+    else:
+        yield _event("speech.audio.done", usage=plan.usage(text, spoken))
+
+
+def _event(kind: str, **more: object) -> bytes:
+    return b"data: " + json.dumps({"type": kind, **more}, ensure_ascii=False).encode() + b"\n\n"
+
+
+async def _whole(
+    request: Request, plan: Plan, spoken: Speech, headers: dict[str, str], end: Callable[[], None]
+) -> Response:
     """Gather the whole file, then answer with its length and real sizes."""
+    encoder = plan.encoder(spoken.header)
 
     async def gather() -> list[bytes]:
-        return [pcm async for pcm in spoken]
+        return [piece async for piece in _encoded(spoken, encoder) if piece]
 
     try:
-        chunks = await until_gone(request, gather())
+        # Kept in pieces: a long text is hundreds of megabytes, which need not be copied once more.
+        pieces = await until_gone(request, gather())
     finally:
         spoken.cancel()
         request.state.log.update(_figures(spoken))
-    encoder = ENCODERS[form](spoken.header.format.sample_rate_hz, spoken.num_samples)
-    # Kept in pieces: a long text is hundreds of megabytes, which need not be copied once more.
-    pieces = [*map(encoder.feed, chunks), encoder.flush()]
+    if head := encoder.head():
+        pieces[0] = head + pieces[0][len(head) :]
     if spoken.was_cut:
         headers["x-sonorant-finish"] = "length"
     headers["content-length"] = str(sum(map(len, pieces)))
@@ -146,7 +187,7 @@ async def _whole(request: Request, spoken: Speech, form: str, headers: dict[str,
         for piece in pieces:
             yield piece
 
-    return SpeechResponse(request, spoken, body(), encoder, headers)
+    return SpeechResponse(request, spoken, body(), encoder, headers, end)
 
 
 def _note_first_audio(request: Request) -> None:
@@ -164,21 +205,6 @@ def _figures(spoken: Speech) -> dict[str, object]:
     if spoken.moves:
         figures["moves"] = spoken.moves
     return figures
-
-
-def _to_proto(asked: SpeechRequest, model: str, request_id: str, settings: Settings) -> speech_pb2.SynthesizeRequest:
-    timeout = Duration()
-    timeout.FromMilliseconds(round(1000 * settings.first_audio_timeout_s))
-    return speech_pb2.SynthesizeRequest(
-        request_id=request_id,
-        model=model,
-        voice=asked.voice_name,
-        voice_place=Catalogue.voice_place(asked.voice_name),
-        input=asked.input,
-        speed=asked.speed,
-        seed=asked.seed,
-        first_audio_timeout=timeout,
-    )
 
 
 async def _body(request: Request, limit: int) -> bytes:

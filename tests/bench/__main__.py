@@ -3,6 +3,8 @@
 One stream: the text is spoken by the engine alone in this process, by the package's own `stream()`, through a worker
 by gRPC, and through gateway and worker by HTTP; one after the other, round after round, so that a machine whose speed
 drifts treats them alike. What counts are the ratios and differences within a round.
+
+Formats: see `tests.bench.formats`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from protos.client import Client
+from tests.bench.formats import formats
 from tests.passages import PASSAGES
 from tests.stack import HIBARI, ROOT, Stack, running
 from worker import device
@@ -168,6 +171,7 @@ def main() -> int:
     arguments = parser.parse_args()
     runs = one_stream(arguments.rounds)
     rows = summary(runs)
+    costs = formats(max(1, arguments.rounds // 5))
     result = {
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,12 +179,15 @@ def main() -> int:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("sonorant", "grpcio", "hypercorn", "onnxruntime", "hibari-tts")},
         "one_stream": {"summary": rows, "runs": {name: [asdict(run) for run in mine] for name, mine in runs.items()}},
+        "formats": costs,
     }
     out = ROOT / "bench-results" / f"{result['commit']}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=1), "utf-8")
     print(f"one stream, {arguments.rounds} rounds, {result['device']}, commit {result['commit']}\n")
     print_table(rows)
+    print("\nformats, one stream at a time; CPU of the gateway alone\n")
+    print_table(costs)
     http_row = rows["gateway by HTTP"]
     print(
         f"\nHTTP adds {http_row['added_ttfa_p50_ms']} ms to the first audio (limit {TTFA_LIMIT_MS}) and keeps "

@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import subprocess
+import uuid
 
 import httpx
 import pytest
@@ -22,9 +23,18 @@ SLOW = "<delay=0.02> " * 40
 SLOW_AND_MUTE = "<pause=0.02> " * 40
 
 
-def connect(stack: Stack, text: str, request_id: str = "none") -> socket.socket:
+FORMATS = ["wav", "mp3", "opus", "aac", "flac", "pcm"]
+WAYS = [
+    *({"response_format": form} for form in FORMATS),
+    *({"response_format": form, "stream_format": "sse"} for form in ("wav", "mp3")),
+    *({"response_format": form, "stream": False} for form in ("wav", "opus")),
+    {"response_format": "pcm", "sample_rate": 16_000, "speed": 4.0},
+]
+
+
+def connect(stack: Stack, text: str, request_id: str = "none", **fields: object) -> socket.socket:
     """Send a request over a bare socket."""
-    body = json.dumps({"input": text, "model": TONE}).encode()
+    body = json.dumps({"input": text, "model": TONE, **fields}).encode()
     client = socket.create_connection(("127.0.0.1", stack.gateway.port), PATIENCE_S)
     client.sendall(HEAD % (request_id.encode(), len(body)) + body)
     return client
@@ -38,12 +48,17 @@ def hang_up(client: socket.socket, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("phase", ["before the first byte", "midway"])
-def test_a_client_that_hangs_up_ends_the_work(stack, how, phase):
-    trace = stack.signals / f"reached-{how}-{phase.replace(' ', '-')}"
-    text = (SLOW_AND_MUTE if phase == "before the first byte" else f"word {SLOW}") * 5 + f"<touch={trace.name}>"
-    client = connect(stack, text, trace.name)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())))
+def test_a_client_that_hangs_up_ends_the_work(stack, way, phase, how):
+    trace = stack.signals / f"reached-{uuid.uuid4().hex}"
+    begun = stack.signals / f"{trace.name}-begun"
+    text = (SLOW_AND_MUTE if phase == "before the first byte" else f"word <touch={begun.name}> {SLOW}") * 5
+    text += f"<touch={trace.name}>"
+    client = connect(stack, text, trace.name, **way)
     quiet_so_far = (stack.gateway.output + stack.worker.output).count("Traceback")
-    if phase == "midway":
+    if phase == "midway" and "stream" in way:
+        eventually(begun.exists, "some of the file has been made")
+    elif phase == "midway":
         assert client.recv(64).startswith(b"HTTP/1.1 200")
     else:
         eventually(lambda: stack.worker.running, "the worker has begun")

@@ -31,6 +31,13 @@ def test_a_voice_is_a_string_or_an_object_with_an_id():
     assert parse({"input": "Hi.", "voice": {"id": "alloy"}}).voice_name == "alloy"
 
 
+def test_what_is_no_field_is_an_option_of_the_model():
+    assert parse({"input": "Hi.", "temperature": 0.5, "style": {"mood": ["calm"]}}).options == {
+        "temperature": 0.5,
+        "style": {"mood": ["calm"]},
+    }
+
+
 def test_null_means_left_out():
     assert parse({"input": "Hi.", "voice": None, "speed": None, "seed": None}).speed is None
 
@@ -63,10 +70,10 @@ def test_an_integer_is_a_speed():
         ({"input": "Hi.", "voice": 3}, "voice", ["3", "string", "id"]),
         ({"input": "Hi.", "voice": {}}, "voice", ["id"]),
         ({"input": "Hi.", "voice": {"id": "a", "b": 1}}, "voice", ["id"]),
-        ({"input": "Hi.", "voice": "v" * 300_000}, "voice", ["256"]),
-        ({"input": "Hi.", "k" * 300_000: 1}, "k" * 80, ["not a field"]),
+        ({"input": "Hi.", "voice": "v" * 300_000}, "voice", ["at most 256 characters"]),
+        ({"input": "Hi.", "k" * 300_000: 1}, "k" * 80, ["neither a field"]),
         ({"input": "Hi.", "model": 3}, "model", ["3", "string"]),
-        ({"input": "Hi.", "model": "m" * 257}, "model", ["256"]),
+        ({"input": "Hi.", "model": "m" * 257}, "model", ["at most 256 characters"]),
         ({"input": "Hi.", "response_format": "midi"}, "response_format", ["midi", "wav", "pcm"]),
         ({"input": "Hi.", "format": "midi"}, "format", ["midi", "wav", "pcm"]),
         ({"input": "Hi.", "format": "wav", "response_format": "pcm"}, "format", ["wav", "pcm"]),
@@ -77,10 +84,16 @@ def test_an_integer_is_a_speed():
         ({"input": "Hi.", "seed": -1}, "seed", ["-1", "0"]),
         ({"input": "Hi.", "seed": 1.5}, "seed", ["1.5", "integer"]),
         ({"input": "Hi.", "stream": "yes"}, "stream", ["yes", "boolean"]),
-        ({"input": "Hi.", "stream_format": "sse"}, "stream_format", ["sse", "audio"]),
-        ({"input": "Hi.", "instructions": "x" * 4097}, "instructions", ["4096"]),
-        ({"input": "Hi.", "pitch": 2}, "pitch", ["pitch", "speed"]),
-        ({"input": "Hi.", "\ud800": 2}, "\ud800", ["not a field"]),
+        ({"input": "Hi.", "stream_format": "ws"}, "stream_format", ["ws", "audio", "sse"]),
+        ({"input": "Hi.", "stream_format": "sse", "stream": False}, "stream", ["false", "sse"]),
+        ({"input": "Hi.", "sample_rate": "high"}, "sample_rate", ["high", "integer"]),
+        ({"input": "Hi.", "language": "English, please"}, "language", ["English, please", "BCP 47", "pt-BR"]),
+        ({"input": "Hi.", "instructions": "x" * 4097}, "instructions", ["at most 4096 characters"]),
+        ({"input": "Hi.", "\ud800": 2}, "\ud800", ["surrogate"]),
+        ({"input": "Hi.", "pitch": ["\ud800"]}, "pitch", ["surrogate"]),
+        ({"input": "Hi.", "pitch": [[[[[[[[[[[[[[[[[2]]]]]]]]]]]]]]]]]}, "pitch", ["nested"]),
+        ({"input": "Hi.", "pitch": {"a": [2**53 + 1]}}, "pitch", ["2^53"]),
+        (b'{"input": "Hi.", "pitch": {"a": [-1e999]}}', "pitch", ["1.8e308"]),
     ],
 )
 def test_what_is_wrong_is_named_with_the_value_and_what_is_accepted(body, param, words):

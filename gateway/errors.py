@@ -120,7 +120,7 @@ class ApiError(Exception):
             # OpenAI's clients look at this one first.
             headers["retry-after-ms"] = str(max(1, math.ceil(1000 * self.retry_after_s)))
         # A message may quote what the client sent, also half a surrogate pair; as an escape that is still JSON.
-        body = json.dumps(self.body(), ensure_ascii=False).encode(errors="backslashreplace")
+        body = json.dumps(self.body(), ensure_ascii=False).encode(errors="replace")
         return Response(body, self.form.status, headers, media_type="application/json")
 
 

@@ -12,7 +12,7 @@ from gateway.audio.encode import Encoder, encoder, rates_of
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
 from gateway.fleet.link import Fleet, Speech
-from gateway.schema import SpeechOptions, SpeechRequest
+from gateway.schema import SpeechOptions
 from gateway.settings import Settings
 from gateway.voices import VoiceStore
 from protos.tts.v1 import speech_pb2
@@ -128,7 +128,7 @@ class Plan:
         if error.reason == "VOICE_NOT_FOUND" and self._aliases:
             error.message += f"; OpenAI's names work too: {', '.join(self._aliases)}"
         if error.reason == "UNSUPPORTED_OPTION" and error.param in self._asked.options:
-            error.message += f"; beside options of the model a request has {', '.join(SpeechRequest.model_fields)}"
+            error.message += f"; beside options of the model a request has {', '.join(type(self._asked).model_fields)}"
         return error
 
 

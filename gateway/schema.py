@@ -85,7 +85,10 @@ class SpeechOptions(BaseModel):
     speed: float | None = Field(None, ge=0.25, le=4.0, description="Pace; 1 is the model's own.")
     seed: Seed | None = Field(None, description="Fixes what is random.")
     language: str | None = Field(
-        None, max_length=35, pattern=LANGUAGE_TAG, description="Language of the text, as a BCP 47 tag such as `pt-BR`."
+        None,
+        max_length=35,
+        pattern=f"^$|{LANGUAGE_TAG}",
+        description="Language of the text, as a BCP 47 tag such as `pt-BR`.",
     )
     instructions: Text | None = Field(
         None, max_length=INSTRUCTIONS_CHARS, description="How to speak, in words, for models that take that."
@@ -280,6 +283,8 @@ def parse_message(text: str) -> Configure | Append | Order:
         what = f"`type` is {_shown(kind)}" if "type" in data else "`type` is missing"
         raise ApiError("INVALID_REQUEST", f"{what}; it must be one of {', '.join(_MESSAGES)}", param="type")
     if cls is Configure:
+        for name in SpeechRequest.model_fields.keys() - Configure.model_fields.keys() & data.keys():
+            raise ApiError("INVALID_REQUEST", f"`{name}` is no field of a session; {_fields_of(Configure)}", param=name)
         return validated(Configure, data)
     try:
         return cls.model_validate(data)
@@ -327,10 +332,18 @@ def _from_validation(error: ValidationError) -> ApiError:
         rule = wrong["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         if "too_long" in wrong["type"]:
             rule = f"at most {wrong['ctx']['max_length']} characters are accepted"
+        elif wrong["type"] == "extra_forbidden":
+            rule = "there is no such field here"
+        elif "too_short" in wrong["type"]:
+            rule = "it must not be empty"
         elif "pattern" in wrong["type"]:
             rule = "it must be a BCP 47 tag such as `pt-BR`"
         message = f"`{param}` is {_shown(wrong['input'])}: {rule}"
     return ApiError("INVALID_REQUEST", message, param=param)
+
+
+def _fields_of(cls: type[BaseModel]) -> str:
+    return f"it has {', '.join(cls.model_fields)}"
 
 
 def _shown(value: object) -> str:

@@ -243,6 +243,9 @@ async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterat
             yield
         except (WorkerError, grpc.aio.AbortError):
             raise
+        except grpc.aio.InternalError as error:
+            # What gRPC says of a message to a caller that has gone, where it is not quick enough to cancel this task.
+            raise asyncio.CancelledError from error
         except Exception as error:
             log.exception("call failed")
             raise EngineFailure(f"the worker made a mistake: {type(error).__name__}: {error}") from error

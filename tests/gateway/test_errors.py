@@ -30,7 +30,7 @@ def test_every_worker_error_is_in_the_contract_and_travels_by_the_tables_code():
 
 def test_an_error_quotes_broken_unicode_without_breaking():
     response = ApiError("INVALID_REQUEST", "got \ud800", param="input").response()
-    assert b'"message": "got \\ud800"' in response.body
+    assert b'"message": "got ?"' in response.body  # Strict parsers refuse half a pair, also as an escape.
 
 
 def test_retry_after_is_whole_seconds_and_never_zero():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
-from gateway.schema import parse_speech
+from gateway.schema import parse_message, parse_speech
 
 LIMIT = 100
 
@@ -130,3 +130,15 @@ def test_no_bytes_whatever_are_anything_but_accepted_or_refused(body):
         parse_speech(body, LIMIT)
     except ApiError as error:
         assert error.form.status == 400
+
+
+@pytest.mark.parametrize("name", ["input", "stream", "stream_format"])
+def test_a_session_has_no_fields_of_a_single_request(name):
+    with pytest.raises(ApiError) as caught:
+        parse_message(json.dumps({"type": "session.configure", name: "x"}))
+    assert caught.value.param == name
+    assert "split" in caught.value.message
+
+
+def test_an_empty_language_means_left_out():
+    assert not parse({"input": "Hi.", "language": ""}).language

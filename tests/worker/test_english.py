@@ -18,6 +18,9 @@ from worker.text.english import respell
         ("the angle β", "the angle  beta "),
         ("Σωκράτης", "Σωκράτης"),
         ("room 5 is free", "room 5 is free"),
+        ("Write to john.smith@example.com.", "Write to john dot smith@example dot com."),
+        ("Version 2.0.1 of v3. It is 3.14, e.g. here.", "Version 2 point 0 point 1 of v3. It is 3.14, e.g. here."),
+        ("It ends.Next at 9 a.m. in the U.S.", "It ends.Next at 9 a.m. in the U.S."),
     ],
 )
 def test_what_is_read_differently_is_respelled_and_the_rest_stays(written, read):

@@ -19,7 +19,8 @@ async function loadVoices() {
   const answer = await fetch("/v1/audio/voices");
   const { voices } = await answer.json();
   $("voice").replaceChildren(
-    ...voices.map((voice) => {
+    // Custom voices belong to no model; this page speaks with those of the models.
+    ...voices.filter((voice) => voice.model).map((voice) => {
       const option = new Option(`${voice.name} · ${voice.language} · ${voice.model}`, voice.id);
       option.dataset.model = voice.model;
       return option;

@@ -43,11 +43,12 @@ class Recordings(Generic[T]):
         """
         if reference is None:
             return None
-        known = self._kept.pop(reference.key, None)
-        read = known or self._read(resample(reference.samples, reference.sample_rate_hz, self._sample_rate_hz))
+        if reference.key in self._kept:
+            read = self._kept[reference.key] = self._kept.pop(reference.key)
+            return read
+        read = self._read(resample(reference.samples, reference.sample_rate_hz, self._sample_rate_hz))
         self._kept[reference.key] = read
         if len(self._kept) > MOST_KEPT:
             del self._kept[next(iter(self._kept))]
-        if known is None:
-            yield np.zeros(0, np.float32)
+        yield np.zeros(0, np.float32)
         return read

@@ -193,7 +193,7 @@ def test_each_key_has_voices_of_its_own_and_the_public_list_has_none(start, tmp_
     ("fields", "param", "words"),
     [
         ({"name": None}, "name", ["missing"]),
-        ({"name": ""}, "name", ["at least 1"]),
+        ({"name": ""}, "name", ["must not be empty"]),
         ({"name": " "}, "name", ["empty"]),
         ({"name": "x" * 129}, "name", ["xxx", "at most 128"]),
         ({"name": "a\0b"}, "name", ["NUL"]),

@@ -10,6 +10,7 @@ import gc
 import os
 import platform
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import psutil
 import pynvml
 
 M_ARENA_MAX = -8  # Of glibc's malloc.h.
+
+_mine = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,18 @@ class Device:
             return int(psutil.Process().memory_info().rss)
         torch = sys.modules.get("torch")
         return int(torch.cuda.memory_reserved(self.id)) if torch else 0
+
+    @property
+    def lanes(self) -> int:
+        """Threads that should work on it at the same time: one for a GPU, one for each core of a CPU."""
+        return cores() if self.id == "cpu" else 1
+
+    def use_threads(self, count: int) -> None:
+        """Have torch share the work of this thread out between so many cores."""
+        torch = sys.modules.get("torch")
+        if torch and self.id == "cpu" and getattr(_mine, "threads", 0) != count:
+            torch.set_num_threads(count)
+            _mine.threads = count
 
     def give_back(self) -> None:
         """Return what nobody holds any more to the system: allocators keep it otherwise."""
@@ -114,6 +129,16 @@ def visible_gpus() -> list[str]:
             break  # CUDA itself stops at the first entry that it does not know.
         visible.append(match[0])
     return visible
+
+
+def cores() -> int:
+    """Cores that this process may use, at least one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # Nothing limits it, or it is told elsewhere.
+        return allowed
 
 
 def _container_limit() -> int:

@@ -44,6 +44,8 @@ def check(request: speech_pb2.SynthesizeRequest) -> None:
         )
     if not request.input.strip():
         raise InvalidRequest("`input` is empty; it must hold some text to speak", field="input")
+    if request.delivery not in speech_pb2.Delivery.values():
+        raise InvalidRequest(f"`delivery` is {request.delivery}; it must be a value of Delivery", field="delivery")
     if request.encoding not in speech_pb2.AudioEncoding.values():
         raise InvalidRequest(f"`encoding` is {request.encoding}; it must be a value of AudioEncoding", field="encoding")
 

@@ -1,182 +1,143 @@
-"""Shares the device between utterances: one thread, one step at a time, for the listener who needs it most.
+"""Shares the device between utterances: what goes through it next, and together with what; for the listeners.
 
-A row is an utterance on its way through the device. At each turn the thread advances the row whose listener runs dry
-first: a row that has made nothing is due since it was submitted, any other when the audio it has made will have been
-played, counted from its first block. A row that is ahead of its reader by `lead_s` rests until the reader has caught
-up, so a slow reader holds back its own row and no other. A cancelled row ends at the next turn.
+A row is an utterance on its way through the device. It waits at a stage of its model for the device to work on it. At
+each turn a thread takes the most urgent row and with it others that wait at the same stage for work of the same size,
+and has the stage run once for all of them. Most urgent is the row whose listener is about to run dry; then one that
+has made nothing; then, of those with audio in hand, the one that runs dry first. A row that is far ahead of its reader
+rests until the reader has caught up, so a slow reader holds back its own row and no other. A cancelled row ends at the
+next turn.
 
-Knows neither gRPC nor engines: it drives generators of blocks.
+A GPU has one thread. A CPU has one for each core: measured, two threads of one core each make more audio than one
+thread of two. They run what is re-entrant; what is not, the first of them runs alone.
+
+Knows neither gRPC nor engines: it drives generators of blocks and calls.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import Self
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
-import structlog
-
+from worker.admission import Admission
 from worker.changes import Changes
-from worker.errors import Draining, EngineFailure, Overloaded, WorkerError
-from worker.synthesis import Block
+from worker.errors import Draining
+from worker.rows import Row, Work
 
 HEAD_START_S = 0.004
 """The most that the device waits for the first audio to be sent before it goes on. Otherwise the Python parts of the
 next step hold the interpreter's lock against the event loop, and the listener waits 2 ms longer."""
 
-log = structlog.get_logger(__name__)
+LONGEST_GUARD_S = 0.25
+"""A listener who has more than this in hand never goes before one who has heard nothing."""
+
+Observer = Callable[[str, str, int, float], None]
+"""Told after every run: id of the model, name of the stage, rows in it, seconds that it took."""
 
 
-class Row:
-    """One utterance on its way through the device; made by `Scheduler.submit`.
-
-    Iterate over it for its blocks, as they are made; a `WorkerError` ends the iteration if the row failed. It is a
-    context manager too: leaving the context cancels what is left, at once if the device has not taken it up, else when
-    the step that it is in has ended. Nobody waits for that; `on_end` tells.
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one thread does next.
 
     Attributes:
-        begun: Whether it has had its first step.
-        queue_s: Time from submission to its first step, in seconds.
-        busy_s: Time that the device has worked on it, in seconds.
+        rows: Rows that wait at the same stage for work of the same size; or those that begin, end or are cancelled.
+        size: That size.
+        threads: Cores that the work may use.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, steps: Generator[Block], sample_rate_hz: int, on_end: Callable[[], None]
-    ) -> None:
-        self.begun = False
-        self.queue_s = 0.0
-        self.busy_s = 0.0
-        self._scheduler = scheduler
-        self._steps = steps
-        self._rate_hz = sample_rate_hz
-        self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
-        self._submitted_at = time.monotonic()
-        self._first_block_at = 0.0
-        self._made = 0  # Samples; written by the device thread alone.
-        self._taken = 0  # Samples; written by the event loop alone.
-        self._cancelled = False
-        self._first_audio_sent = threading.Event()
-        self._results: asyncio.Queue[Block | WorkerError | None] = asyncio.Queue()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._first_audio_sent.set()
-        self._scheduler.cancel(self)
-
-    def first_audio_sent(self) -> None:
-        """Tell the device that the first audio is on the wire."""
-        self._first_audio_sent.set()
-
-    async def __aiter__(self) -> AsyncIterator[Block]:
-        while (result := await self._results.get()) is not None:
-            if isinstance(result, WorkerError):
-                raise result
-            yield result
-            # Only now is the block on its way: the reader asked for the next one.
-            self._taken += len(result.samples)
-            self._scheduler.wake()
-
-    def _deadline(self) -> float:
-        """When the listener runs dry, on the monotonic clock."""
-        if self._cancelled:
-            return 0.0
-        if not self._made:
-            return self._submitted_at
-        return self._first_block_at + self._made / self._rate_hz
-
-    def _lead_s(self) -> float:
-        return (self._made - self._taken) / self._rate_hz
-
-    def _step(self) -> bool:
-        """Advance by one step on the device thread; False when the row has ended."""
-        if self._cancelled:
-            self._steps.close()
-            return False
-        started = time.monotonic()
-        result: Block | WorkerError | None
-        try:
-            result = next(self._steps, None)
-        except WorkerError as error:
-            result = error
-        except BaseException as error:
-            log.exception("engine failed")
-            result = EngineFailure(f"the engine failed: {type(error).__name__}: {error}")
-        now = time.monotonic()
-        self.busy_s += now - started
-        is_first_audio = False
-        if isinstance(result, Block) and len(result.samples):
-            is_first_audio = not self._made
-            self._first_block_at = self._first_block_at or now
-            self._made += len(result.samples)
-        self._loop.call_soon_threadsafe(self._results.put_nowait, result)
-        if is_first_audio:
-            self._first_audio_sent.wait(HEAD_START_S)
-        return isinstance(result, Block)
+    rows: Sequence[Row]
+    size: Hashable = None
+    threads: int = 1
 
 
 class Scheduler:
-    """The device thread and the rows that wait for it.
+    """The threads of the device and the rows that wait for them.
 
     Args:
-        capacity: Most rows at once.
-        lead_s: How far a row may be ahead of its reader, in seconds of audio, before it rests. It can exceed this by
-            what one step makes.
+        admission: Who may begin.
         changes: Notified, on the event loop, when a row comes, begins or ends.
+        lanes: Threads.
+        starts: Most rows that begin in one turn: where work is done in batches, those who come together stay together.
+        use_threads: Called before work with the number of cores that it may use.
+        observe: Told after every run.
     """
 
-    def __init__(self, *, capacity: int, lead_s: float, changes: Changes) -> None:
-        self.capacity = capacity
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        changes: Changes,
+        lanes: int = 1,
+        starts: int = 1,
+        use_threads: Callable[[int], None] = lambda _: None,
+        observe: Observer = lambda *_: None,
+    ) -> None:
         self.draining = False
-        self._lead_s = lead_s
+        self._admission = admission
         self._changes = changes
+        self._starts = starts
+        self._use_threads = use_threads
+        self._observe = observe
         self._rows: list[Row] = []
         self._changed = threading.Condition()
         self._stopping = False
-        self._mean_row_s = 1.0
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._guard_s = 0.0
+        self._threads = [
+            threading.Thread(target=self._run, args=(lane,), name=f"device-{lane}" if lane else "device", daemon=True)
+            for lane in range(lanes)
+        ]
 
     def start(self) -> None:
-        """Start the device thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout_s: float = 60.0) -> bool:
-        """End the device thread after the step that it is in.
+        """End the threads after the runs that they are in.
 
         Args:
-            timeout_s: How long to wait for that step.
+            timeout_s: How long to wait for these.
 
         Returns:
-            Whether it has ended; a step that hangs cannot be stopped.
+            Whether they have ended; a run that hangs cannot be stopped.
         """
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+            self._changed.notify_all()
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def capacity(self) -> int:
+        """Most rows at once."""
+        return self._admission.capacity
 
     @property
     def active(self) -> int:
         """Rows that the device has taken up and not finished."""
         with self._changed:
-            return sum(row.begun for row in self._rows)
+            return sum(row.is_begun for row in self._rows)
 
     @property
     def queued(self) -> int:
         """Rows that wait for their first step."""
         with self._changed:
-            return sum(not row.begun for row in self._rows)
+            return sum(not row.is_begun for row in self._rows)
 
-    def submit(self, steps: Generator[Block], sample_rate_hz: int, on_end: Callable[[], None] = lambda: None) -> Row:
+    @property
+    def expected_wait_s(self) -> float:
+        """How long one more row would wait for its first step: a guess."""
+        with self._changed:
+            return self._admission.wait_s(self._rows, time.monotonic())
+
+    def submit(self, work: Work, on_end: Callable[[], None] = lambda: None) -> Row:
         """Queue an utterance.
 
         Args:
-            steps: Each `next()` is one step. It runs, and is closed, on the device thread.
-            sample_rate_hz: Rate of its blocks.
+            work: The utterance.
             on_end: Called on the event loop when the device has let go of it; not if this raises.
 
         Raises:
@@ -185,55 +146,153 @@ class Scheduler:
         """
         if self.draining:
             raise Draining("this worker is shutting down; ask another one", retry_after_s=1.0)
-        row = Row(self, steps, sample_rate_hz, on_end)
+        row = Row(work, self._on_change, on_end)
         with self._changed:
-            if len(self._rows) >= self.capacity:
-                raise Overloaded(
-                    f"all {self.capacity} places of this worker are taken", retry_after_s=max(1.0, self._mean_row_s)
-                )
+            instead = self._admission.admit(row, self._rows, row.submitted_at)
+            if instead:
+                refusal = self._admission.refusal(self._rows, row.submitted_at)
+                self._rows.remove(instead)
             self._rows.append(row)
-            self._changed.notify()
+            self._changed.notify_all()
+        if instead:
+            instead.fail(refusal)
+            instead.on_end()
         self._changes.notify()
         return row
 
-    def cancel(self, row: Row) -> None:
-        """Give a row up; nothing happens if it has ended. Called on the event loop."""
+    def _on_change(self, row: Row) -> None:
+        """Let the threads look again: a reader has caught up, or does not want any more. Called on the event loop."""
         with self._changed:
-            row._cancelled = True
-            self._changed.notify()
-            is_queued = row in self._rows and not row.begun
-            if is_queued:
+            is_over = row.is_cancelled and not row.is_begun and row in self._rows
+            if is_over:
                 self._rows.remove(row)
-        if is_queued:
-            row._steps.close()
-            row._on_end()
+            self._changed.notify_all()
+        if is_over:
+            row.close()
+            row.on_end()
             self._changes.notify()
 
-    def wake(self) -> None:
-        """Let the device thread look again: a reader has caught up."""
-        with self._changed:
-            self._changed.notify()
+    def _run(self, lane: int) -> None:
+        while turn := self._next(lane):
+            started = time.monotonic()
+            self._work(turn)
+            with self._changed:
+                self._guard_s += 0.1 * (time.monotonic() - started - self._guard_s)
+                for row in turn.rows:
+                    row.is_running = False
+                    if row.is_ended:
+                        self._let_go(row)
+                self._changed.notify_all()
 
-    def _run(self) -> None:
-        while row := self._next():
-            goes_on = row._step()
-            if not goes_on:
-                with self._changed:
-                    self._rows.remove(row)
-                    row_s = time.monotonic() - row._submitted_at
-                    self._mean_row_s += 0.1 * (row_s - self._mean_row_s)
-                row._loop.call_soon_threadsafe(row._on_end)
-                row._loop.call_soon_threadsafe(self._changes.notify)
+    def _let_go(self, row: Row) -> None:
+        self._rows.remove(row)
+        if row.num_made and not row.is_cancelled:
+            self._admission.cost(row.work.model).note_end(row.work.num_chars, row.made_s)
+        row.loop.call_soon_threadsafe(row.on_end)
+        row.loop.call_soon_threadsafe(self._changes.notify)
 
-    def _next(self) -> Row | None:
-        """Wait for a row that may advance, and take it up; None when the thread shall end."""
+    def _work(self, turn: Turn) -> None:
+        """Do what a turn says."""
+        first = turn.rows[0]
+        cost = self._admission.cost(first.work.model)
+        made_s = sum(row.made_s for row in turn.rows)
+        started = time.monotonic()
+        if first.is_cancelled:
+            first.close()
+        elif not first.call:
+            for row in turn.rows:
+                row.advance()
+        else:
+            self._use_threads(turn.threads)
+            self._run_stage(turn)
+        work_s = (time.monotonic() - started) * turn.threads
+        cost.note_work(work_s, sum(row.made_s for row in turn.rows) - made_s)
+
+    def _run_stage(self, turn: Turn) -> None:
+        """Run a stage, and let its rows go on. Where it fails for several, each is tried alone."""
+        call = turn.rows[0].call
+        assert call
+        items = [row.call.item for row in turn.rows if row.call]
+        started = time.monotonic()
+        try:
+            results = call.stage.run(items, turn.size)
+        except BaseException as error:
+            if len(items) == 1:
+                turn.rows[0].fail(error)
+            else:
+                for row in turn.rows:
+                    self._run_stage(Turn([row], turn.size, turn.threads))
+            return
+        run_s = time.monotonic() - started
+        self._observe(turn.rows[0].work.model, call.stage.name, len(items), run_s)
+        firsts = []
+        for row, result in zip(turn.rows, results, strict=True):
+            row.note_run(call.stage.name, run_s, len(items))
+            if row.advance(result):
+                firsts.append(row)
+        if len(firsts) == 1:
+            firsts[0].wait_for_first_audio(HEAD_START_S)
+
+    def _next(self, lane: int) -> Turn | None:
+        """Wait for work that this thread may do, and take it up; None when the thread shall end."""
         with self._changed:
             while not self._stopping:
-                able = (row for row in self._rows if row._cancelled or row._lead_s() < self._lead_s)
-                if row := min(able, key=Row._deadline, default=None):
-                    if not row.begun:
-                        row.begun, row.queue_s = True, time.monotonic() - row._submitted_at
-                        row._loop.call_soon_threadsafe(self._changes.notify)
-                    return row
+                now = time.monotonic()
+                able = [row for row in self._rows if row.is_begun and self._may_go_on(row, lane)]
+                if (new := self._admission.next(self._rows, now)) and not (lane and new.needs_device_thread()):
+                    able.append(new)
+                if able:
+                    turn = self._turn(min(able, key=lambda row: self._urgency(row, now)), able, now)
+                    for row in turn.rows:
+                        row.is_running = True
+                    return turn
                 self._changed.wait()
         return None
+
+    def _may_go_on(self, row: Row, lane: int) -> bool:
+        if row.is_running or (lane and row.needs_device_thread()):
+            return False
+        return row.is_cancelled or not self._admission.rests(row)
+
+    def _urgency(self, row: Row, now: float) -> tuple[float, ...]:
+        """What rows are served by, the least first."""
+        if row.is_cancelled:
+            return (0,)
+        due_at = row.due_at()
+        if row.num_made and due_at < now + min(2 * self._guard_s, LONGEST_GUARD_S):
+            return (1, due_at)
+        if not row.num_made and row.work.is_live:
+            return (2, not row.is_begun, row.submitted_at)
+        return (3, due_at)
+
+    def _turn(self, first: Row, able: Sequence[Row], now: float) -> Turn:
+        """Put together what goes with the most urgent row."""
+        if first.is_cancelled:
+            return Turn([first])
+        if not first.is_begun:
+            return self._begin(first, now)
+        call = first.call
+        assert call
+        stage, size = call.stage, call.stage.size(call.item, first.lead_s(now))
+        rows = [first]
+        if stage.limit > 1:
+            others = [row for row in able if row is not first and row.call and row.call.stage is stage]
+            for row in sorted(others, key=lambda row: self._urgency(row, now)):
+                if len(rows) == stage.limit:
+                    break
+                if row.call and not row.is_cancelled and stage.size(row.call.item, row.lead_s(now)) == size:
+                    rows.append(row)
+        wanting = len(able) + sum(row.is_running for row in self._rows)
+        cores = len(self._threads) // wanting if stage.is_reentrant else len(self._threads)
+        return Turn(rows, size, max(1, cores) if stage.takes_threads else 1)
+
+    def _begin(self, first: Row, now: float) -> Turn:
+        """Take up the next row, and more of those that may begin where they can be worked on together."""
+        rows: list[Row] = []
+        row: Row | None = first
+        while row:
+            row.is_begun, row.queue_s = True, now - row.submitted_at
+            row.loop.call_soon_threadsafe(self._changes.notify)
+            rows.append(row)
+            row = self._admission.next(self._rows, now) if len(rows) < self._starts else None
+        return Turn(rows)

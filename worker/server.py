@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
 from worker import device
+from worker.admission import Admission
 from worker.changes import Changes
 from worker.engines.registry import Registry
 from worker.errors import WorkerError
@@ -37,6 +38,9 @@ SERVICES = tuple(
 # Engines hold the interpreter lock in Python stretches (text to phonemes); at the default of 5 ms every message of
 # another stream, the first one too, would wait that long for the event loop to get a turn.
 SWITCH_INTERVAL_S = 0.0005
+
+BATCHED_STARTS = 32
+"""Utterances that begin together where the device works in batches."""
 
 CHANNEL_OPTIONS = (
     ("grpc.so_reuseport", 0),  # A second worker at the same address must fail, not take half the calls.
@@ -60,7 +64,14 @@ async def serve(settings: Settings) -> None:
     with _setting("DEVICE", settings.device):
         where = device.find(settings.device)
     changes = Changes()
-    scheduler = Scheduler(capacity=settings.capacity, lead_s=settings.lead_s, changes=changes)
+    lanes = (settings.threads or where.lanes) if where.id == "cpu" else where.lanes
+    scheduler = Scheduler(
+        admission=Admission(lanes=lanes, capacity=settings.capacity, queue_s=settings.queue_s, lead_s=settings.lead_s),
+        changes=changes,
+        lanes=lanes,
+        starts=1 if where.id == "cpu" else BATCHED_STARTS,
+        use_threads=where.use_threads,
+    )
     total, _ = where.memory()
     hub = Hub()
     disk = Disk(

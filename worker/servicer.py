@@ -23,7 +23,8 @@ from worker.errors import (
     WorkerError,
 )
 from worker.requests import check, required, seconds_of, settings_of
-from worker.scheduler import Row, Scheduler
+from worker.rows import Row, Work
+from worker.scheduler import Scheduler
 from worker.status import Status
 from worker.store.residency import Residency, Resident
 from worker.synthesis import synthesize
@@ -34,6 +35,7 @@ from worker.wire import (
     error_message,
     model_message,
     status_message,
+    summary_message,
 )
 
 MAX_RESOLVED = 1000
@@ -87,15 +89,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                                 message.header.CopyFrom(header)
                             await context.write(message)
                             row.first_audio_sent()
-                    reason = speech_pb2.FINISH_REASON_LENGTH if writer.is_cut else speech_pb2.FINISH_REASON_END
-                    summary = speech_pb2.StreamSummary(
-                        total_samples=writer.total_samples,
-                        time_to_first_audio=duration(first_audio_s),
-                        synthesis_time=duration(row.busy_s),
-                        finish_reason=reason,
-                        segments=writer.segments,
-                        pause=duration(writer.pause_s),
-                    )
+                    summary = summary_message(writer, row, first_audio_s)
                     await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
                     log.log(
                         logging.WARNING if writer.is_cut else logging.DEBUG,
@@ -103,10 +97,13 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         request_id=request.request_id,
                         model=resident.name,
                         voice=settings.speaker,
-                        audio_s=round(writer.total_samples / model.card.sample_rate_hz, 3),
+                        audio_s=round(row.made_s, 3),
                         ttfa_ms=round(1000 * first_audio_s, 1),
                         queue_ms=round(1000 * row.queue_s, 1),
                         busy_ms=round(1000 * row.busy_s, 1),
+                        rtf=round(row.rtf, 4),
+                        underruns=row.playback.underruns,
+                        batch=round(row.batch_size, 1),
                     )
 
     async def _submit(
@@ -117,8 +114,17 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         try:
             settings = settings_of(request, resident.name, model)
             await self._models.prepare(resident, settings.voice)
-            steps = synthesize(model, request.input, settings, request.segments_before)
-            return self._scheduler.submit(steps, model.card.sample_rate_hz, release), settings
+            work = Work(
+                synthesize(model, request.input, settings, request.segments_before),
+                model.card.sample_rate_hz,
+                model=resident.name,
+                num_chars=len(request.input),
+                is_staged=model.is_staged,
+                slots=model.slots,
+                tenant=request.tenant,
+                is_live=request.delivery != speech_pb2.DELIVERY_WHOLE,
+            )
+            return self._scheduler.submit(work, release), settings
         except BaseException:
             release()
             raise

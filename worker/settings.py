@@ -55,7 +55,11 @@ class Settings(BaseSettings):
         Path("~/.cache/sonorant"),
         description="Where it is noted which models were downloaded. Their files are in HF_HUB_CACHE.",
     )
-    capacity: int = Field(64, ge=1, le=100_000, description="Most utterances at once; more are told to come back.")
+    capacity: int = Field(1024, ge=1, le=100_000, description="Most utterances at once; more are told to come back.")
+    queue_s: float = Field(
+        1.0, gt=0, le=3600, description="Longest wait for the device that an utterance is let in for, in seconds."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="Cores that a worker on the CPU uses; all that it may use if 0.")
     lead_s: float = Field(
         10.0, gt=0, le=3600, description="How far, in seconds of audio, the worker runs ahead of a slow reader."
     )

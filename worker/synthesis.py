@@ -1,17 +1,19 @@
 """Turns one utterance into a stream of PCM blocks: segments, pauses between them, marks; knows no threads, no gRPC.
 
-The result is a plain generator. Each `next()` is one step of the device, so whoever drives it decides who is served
-when, and closing it ends the work there.
+The result is a plain generator: of blocks, and of calls whose results it is sent (`worker.engines.stages`). Whoever
+drives it decides who is served when and together with whom, and closing it ends the work there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
 from worker.engines.base import Model, Samples, Settings
+from worker.engines.stages import STEPS, Call, Speech, stepped
 from worker.errors import EngineFailure, UnspeakableText
 from worker.text.segment import segment
 
@@ -35,10 +37,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one step made.
+    """What comes next.
 
     Attributes:
-        samples: float32 [S]; S is 0 where a step made no sound, and in the last block, which only carries marks.
+        samples: float32 [S]; S is 0 in the last block, which only carries marks.
         marks: Segments that begin with this block, and those that have ended since the last one.
         is_cut: In the last block, whether the model had run away in some segment, which was cut at its limit.
         pause_s: In the last block, the pause that the end of the text asks for before anything else.
@@ -50,7 +52,11 @@ class Block:
     pause_s: float = 0.0
 
 
-def synthesize(model: Model, text: str, settings: Settings, segments_before: int = 0) -> Generator[Block]:
+Utterance = Generator[Block | Call[Any, Any], Any, None]
+"""An utterance while it is spoken: its blocks in order, and calls whose results are sent to it."""
+
+
+def synthesize(model: Model, text: str, settings: Settings, segments_before: int = 0) -> Utterance:
     """Speak an utterance.
 
     Args:
@@ -60,7 +66,7 @@ def synthesize(model: Model, text: str, settings: Settings, segments_before: int
         segments_before: Segments of the same text that were spoken before.
 
     Yields:
-        Blocks in order, at the model's rate.
+        Blocks in order, at the model's rate, and calls of the model's stages.
 
     Raises:
         UnspeakableText: The voice cannot say the text; always before the first sound.
@@ -78,7 +84,9 @@ def synthesize(model: Model, text: str, settings: Settings, segments_before: int
     for index, piece in enumerate(pieces, segments_before):
         spoken: Mark | None = None
         left = round(limits.longest_s(piece.text, settings.speed) * rate_hz)
-        for samples in model.speak(piece.text, index, settings):
+        speech = model.speak(piece.text, index, settings)
+        speech = cast("Speech", speech) if model.is_staged else stepped(cast("Iterator[Samples]", speech))
+        while (samples := (yield from _next(speech))) is not None:
             _insist(samples)
             runs_away = len(samples) > left
             samples = samples[:left]
@@ -93,8 +101,6 @@ def synthesize(model: Model, text: str, settings: Settings, segments_before: int
                 total += len(samples)
                 yield Block(samples, tuple(marks))
                 marks.clear()
-            else:
-                yield Block(samples)  # Somebody else's turn, and a place to stop.
             if runs_away:
                 is_cut = True
                 break
@@ -102,10 +108,23 @@ def synthesize(model: Model, text: str, settings: Settings, segments_before: int
             pause_s = piece.ends_at.value
             marks.append(replace(spoken, end_sample=total))
         else:
-            yield Block(np.zeros(0, np.float32))
+            yield Call(STEPS, iter(()))  # Others get a turn, and it can be cancelled.
     if not total:
         raise UnspeakableText(f"the voice {settings.voice!r} has no way to say {text.strip()[:40]!r}", field="input")
     yield Block(np.zeros(0, np.float32), tuple(marks), is_cut, pause_s / settings.speed)
+
+
+def _next(speech: Speech) -> Generator[Call[Any, Any], Any, Samples | None]:
+    """Give the next samples of a segment; None at its end."""
+    result: Any = None
+    while True:
+        try:
+            made = speech.send(result)
+        except StopIteration:
+            return None
+        if not isinstance(made, Call):
+            return made
+        result = yield made
 
 
 def _insist(samples: Samples) -> None:

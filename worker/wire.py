@@ -13,6 +13,7 @@ from protos.tts.v1 import models_pb2, speech_pb2
 from worker.audio import to_f32le, to_s16le
 from worker.engines.base import Card
 from worker.errors import WorkerError
+from worker.rows import Row
 from worker.status import Status
 from worker.store.residency import Resident, Stage
 from worker.synthesis import Block, Mark
@@ -90,6 +91,33 @@ class StreamWriter:
             marks = []
 
 
+def summary_message(writer: StreamWriter, row: Row, first_audio_s: float) -> speech_pb2.StreamSummary:
+    """Write what came of an utterance.
+
+    Args:
+        writer: What wrote its blocks.
+        row: The utterance.
+        first_audio_s: Time from the call's arrival to its first audio.
+    """
+    return speech_pb2.StreamSummary(
+        total_samples=writer.total_samples,
+        time_to_first_audio=duration(first_audio_s),
+        synthesis_time=duration(row.busy_s),
+        finish_reason=speech_pb2.FINISH_REASON_LENGTH if writer.is_cut else speech_pb2.FINISH_REASON_END,
+        segments=writer.segments,
+        pause=duration(writer.pause_s),
+        queue_time=duration(row.queue_s),
+        underruns=row.playback.underruns,
+        underrun_time=duration(row.playback.underrun_s),
+        stages=[
+            speech_pb2.StageSummary(
+                name=name, runs=noted.runs, time=duration(noted.busy_s), batch_size=noted.rows / noted.runs
+            )
+            for name, noted in row.stages.items()
+        ],
+    )
+
+
 def options_schema(card: Card) -> dict[str, Any]:
     """JSON Schema of a model's options."""
     return {
@@ -158,6 +186,7 @@ def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusRespo
         build=status.build,
         engines=sorted(status.registry.engines),
         starting=status.starting,
+        expected_wait=duration(status.scheduler.expected_wait_s),
     )
 
 

@@ -32,6 +32,7 @@ from worker import device
 from worker.audio import to_s16le
 from worker.engines.base import Settings
 from worker.engines.hibari import HibariEngine
+from worker.engines.stages import alone
 from worker.synthesis import synthesize
 
 TTFA_LIMIT_MS = 5.0
@@ -51,7 +52,7 @@ def in_process() -> Callable[[str], Run]:
     model = HibariEngine.load_embedded(HIBARI, "cpu")
 
     def speak(text: str) -> Run:
-        return timed(map(to_s16le, (b.samples for b in synthesize(model, text, Settings("heart", 1.0, 0)))))
+        return timed(map(to_s16le, (b.samples for b in alone(synthesize(model, text, Settings("heart", 1.0, 0))))))
 
     return speak
 

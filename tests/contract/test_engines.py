@@ -12,6 +12,7 @@ from protos.tts.v1 import speech_pb2
 from tests.stack import Stack, eventually
 from worker.engines.base import Settings
 from worker.engines.registry import GROUP, Registry
+from worker.engines.stages import alone
 from worker.synthesis import synthesize
 
 REGISTRY = Registry.installed(point.name for point in entry_points(group=GROUP))
@@ -26,7 +27,7 @@ def loaded():
 
 def in_process(model, text: str = TEXT, **changes) -> tuple[np.ndarray, list]:
     settings = Settings(**{"voice": model.card.voices[0].id, "speed": 1.0, "seed": 7, **changes})
-    blocks = list(synthesize(model, text, settings))
+    blocks = list(alone(synthesize(model, text, settings)))
     return np.concatenate([block.samples for block in blocks]), [mark for block in blocks for mark in block.marks]
 
 

@@ -16,6 +16,7 @@ from worker.audio import to_s16le
 from worker.engines.base import Checkpoint, Model, Settings
 from worker.engines.kokoro import KokoroEngine
 from worker.engines.piper import PiperEngine
+from worker.engines.stages import alone
 from worker.synthesis import synthesize
 
 pytestmark = pytest.mark.more
@@ -45,7 +46,7 @@ def piper(tmp_path_factory) -> Model:
 
 
 def speak(model: Model, voice: str) -> tuple[bytes, np.ndarray]:
-    blocks = synthesize(model, TEXT, Settings(voice, 1.0, 0))
+    blocks = alone(synthesize(model, TEXT, Settings(voice, 1.0, 0)))
     samples = np.concatenate([block.samples for block in blocks])
     buffer = BytesIO()
     with wave.open(buffer, "wb") as file:

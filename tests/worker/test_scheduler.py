@@ -1,16 +1,19 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
+from worker.admission import Admission
 from worker.changes import Changes
+from worker.engines.stages import STEPS, Call
 from worker.errors import Draining, EngineFailure, Overloaded
-from worker.scheduler import Row, Scheduler
-from worker.synthesis import Block
+from worker.rows import Row, Work
+from worker.scheduler import Scheduler
+from worker.synthesis import Block, Utterance
 
 RATE = 1000
 
@@ -19,9 +22,25 @@ def block(seconds: float = 1.0) -> Block:
     return Block(np.zeros(int(seconds * RATE), np.float32))
 
 
+def work(steps: Iterable[Block], **more: object) -> Work:
+    """An utterance whose every block is a step of the device."""
+
+    def utterance() -> Utterance:
+        blocks = iter(steps)
+        try:
+            while (made := (yield Call(STEPS, blocks))) is not None:
+                yield made
+        finally:
+            if close := getattr(blocks, "close", None):
+                close()
+
+    return Work(utterance(), RATE, **more)
+
+
 @asynccontextmanager
 async def scheduling(capacity: int = 10, lead_s: float = 1000.0):
-    scheduler = Scheduler(capacity=capacity, lead_s=lead_s, changes=Changes())
+    admission = Admission(lanes=1, capacity=capacity, queue_s=1000.0, lead_s=lead_s)
+    scheduler = Scheduler(admission=admission, changes=Changes())
     scheduler.start()
     try:
         yield scheduler
@@ -50,7 +69,7 @@ async def drain(row: Row) -> int:
 def test_a_row_gives_its_blocks_in_order_and_ends():
     async def scenario():
         async with scheduling() as scheduler:
-            with scheduler.submit((block(n) for n in (1, 2, 3)), RATE) as row:
+            with scheduler.submit(work(block(n) for n in (1, 2, 3))) as row:
                 return [len(each.samples) async for each in row]
 
     assert asyncio.run(scenario()) == [1000, 2000, 3000]
@@ -67,9 +86,9 @@ def test_a_row_that_has_made_nothing_goes_before_one_whose_listener_has_audio():
     async def scenario():
         async with scheduling() as scheduler:
             gate = Gate()
-            first = scheduler.submit(gate.steps(), RATE)
+            first = scheduler.submit(work(gate.steps()))
             await asyncio.to_thread(gate.reached.wait)
-            rows = [scheduler.submit(named("old", 3), RATE), scheduler.submit(named("new", 3), RATE)]
+            rows = [scheduler.submit(work(named("old", 3))), scheduler.submit(work(named("new", 3)))]
             gate.open.set()
             await asyncio.gather(*map(drain, [first, *rows]))
 
@@ -90,11 +109,11 @@ def test_the_listener_who_runs_dry_first_is_served_first():
     async def scenario():
         async with scheduling() as scheduler:
             gate = Gate()
-            first = scheduler.submit(gate.steps(), RATE)
+            first = scheduler.submit(work(gate.steps()))
             await asyncio.to_thread(gate.reached.wait)
             rows = [
-                scheduler.submit(named("long", 100, 100), RATE),
-                scheduler.submit(named("short", 10, 10, 10), RATE),
+                scheduler.submit(work(named("long", 100, 100))),
+                scheduler.submit(work(named("short", 10, 10, 10))),
             ]
             gate.open.set()
             await asyncio.gather(*map(drain, [first, *rows]))
@@ -114,9 +133,9 @@ def test_a_row_rests_when_its_reader_is_behind_and_others_go_on():
 
     async def scenario():
         async with scheduling(lead_s=3.0) as scheduler, contextlib.AsyncExitStack() as rows:
-            unread = rows.enter_context(scheduler.submit(endless(), RATE))
+            unread = rows.enter_context(scheduler.submit(work(endless())))
             # A whole other row is served while nobody reads the first one.
-            assert await drain(scheduler.submit((block() for _ in range(50)), RATE)) == 50
+            assert await drain(scheduler.submit(work(block() for _ in range(50)))) == 50
             ahead = made
             async for _ in unread:
                 if made > ahead:
@@ -144,7 +163,7 @@ def test_a_cancelled_row_ends_at_the_next_turn_and_its_generator_is_closed():
     async def scenario():
         async with scheduling(lead_s=2.0) as scheduler:
             ended = asyncio.Event()
-            with scheduler.submit(endless(), RATE, ended.set) as row:
+            with scheduler.submit(work(endless()), ended.set) as row:
                 async for _ in row:
                     break
             await ended.wait()
@@ -158,13 +177,13 @@ def test_a_cancelled_row_that_has_not_begun_goes_at_once_though_the_device_is_bu
     async def scenario():
         async with scheduling(capacity=2) as scheduler:
             gate, ended = Gate(), []
-            first = scheduler.submit(gate.steps(), RATE)
+            first = scheduler.submit(work(gate.steps()))
             await asyncio.to_thread(gate.reached.wait)
-            with scheduler.submit((block() for _ in range(3)), RATE, lambda: ended.append("queued")):
+            with scheduler.submit(work(block() for _ in range(3)), lambda: ended.append("queued")):
                 assert scheduler.queued == 1
             assert (scheduler.queued, ended) == (0, ["queued"])
             # Its place is free again, while the device is still in the step of the other one.
-            with scheduler.submit((block() for _ in range(3)), RATE):
+            with scheduler.submit(work(block() for _ in range(3))):
                 pass
             gate.open.set()
             return await drain(first)
@@ -174,10 +193,10 @@ def test_a_cancelled_row_that_has_not_begun_goes_at_once_though_the_device_is_bu
 
 def test_the_end_of_a_hanging_step_is_not_waited_for_for_ever():
     async def scenario():
-        scheduler = Scheduler(capacity=1, lead_s=1.0, changes=Changes())
+        scheduler = Scheduler(admission=Admission(lanes=1, capacity=1, queue_s=1.0, lead_s=1.0), changes=Changes())
         scheduler.start()
         gate = Gate()
-        row = scheduler.submit(gate.steps(), RATE)
+        row = scheduler.submit(work(gate.steps()))
         await asyncio.to_thread(gate.reached.wait)
         with row:
             pass
@@ -192,15 +211,15 @@ def test_over_capacity_is_refused_with_a_time_to_come_back():
     async def scenario():
         async with scheduling(capacity=2) as scheduler:
             gates = [Gate(), Gate()]
-            rows = [scheduler.submit(gate.steps(), RATE) for gate in gates]
+            rows = [scheduler.submit(work(gate.steps())) for gate in gates]
             await asyncio.to_thread(gates[0].reached.wait)
             assert (scheduler.active, scheduler.queued) == (1, 1)
             with pytest.raises(Overloaded) as caught:
-                scheduler.submit(iter(()), RATE)
+                scheduler.submit(work(iter(())))
             for gate in gates:
                 gate.open.set()
             await asyncio.gather(*map(drain, rows))
-            assert await drain(scheduler.submit((block() for _ in range(1)), RATE)) == 1
+            assert await drain(scheduler.submit(work(block() for _ in range(1)))) == 1
             return caught.value
 
     error = asyncio.run(scenario())
@@ -211,10 +230,10 @@ def test_over_capacity_is_refused_with_a_time_to_come_back():
 def test_a_draining_scheduler_takes_nothing_new_and_finishes_the_rest():
     async def scenario():
         async with scheduling() as scheduler:
-            row = scheduler.submit((block() for _ in range(3)), RATE)
+            row = scheduler.submit(work(block() for _ in range(3)))
             scheduler.draining = True
             with pytest.raises(Draining):
-                scheduler.submit(iter(()), RATE)
+                scheduler.submit(work(iter(())))
             return await drain(row)
 
     assert asyncio.run(scenario()) == 3
@@ -227,7 +246,7 @@ def test_a_step_that_raises_fails_its_row_alone():
 
     async def scenario():
         async with scheduling() as scheduler:
-            bad, good = scheduler.submit(failing(), RATE), scheduler.submit((block() for _ in range(3)), RATE)
+            bad, good = scheduler.submit(work(failing())), scheduler.submit(work(block() for _ in range(3)))
             with pytest.raises(EngineFailure, match="RuntimeError: out of luck"):
                 await drain(bad)
             return await drain(good)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from worker.engines.base import Card, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.stages import alone
 from worker.errors import EngineFailure
 from worker.synthesis import synthesize
 
@@ -32,7 +33,7 @@ class Endless(Model):
 
 def test_a_segment_that_runs_away_is_cut_at_its_bound_and_the_next_one_is_spoken():
     model = Endless()
-    blocks = list(synthesize(model, "Ten chars. Ten chars.", Settings("one", 1.0, 0)))
+    blocks = list(alone(synthesize(model, "Ten chars. Ten chars.", Settings("one", 1.0, 0))))
     marks = [mark for block in blocks for mark in block.marks if mark.end_sample is not None]
     bound = RATE * (1 + 10 * 0.1)
     assert [mark.end_sample - mark.first_sample for mark in marks] == [bound, bound]
@@ -42,12 +43,12 @@ def test_a_segment_that_runs_away_is_cut_at_its_bound_and_the_next_one_is_spoken
 
 
 def test_a_slower_voice_has_more_time():
-    blocks = list(synthesize(Endless(), "Ten chars.", Settings("one", 0.5, 0)))
+    blocks = list(alone(synthesize(Endless(), "Ten chars.", Settings("one", 0.5, 0))))
     assert sum(len(block.samples) for block in blocks) == 2 * RATE * (1 + 10 * 0.1)
 
 
 def test_a_piece_that_reaches_beyond_the_bound_is_cut_in_its_midst():
-    blocks = list(synthesize(Endless(piece=30_000), "Ten chars.", Settings("one", 1.0, 0)))
+    blocks = list(alone(synthesize(Endless(piece=30_000), "Ten chars.", Settings("one", 1.0, 0))))
     assert sum(len(block.samples) for block in blocks) == RATE * (1 + 10 * 0.1)
     assert blocks[-1].is_cut
 
@@ -62,4 +63,4 @@ def test_what_are_no_samples_is_a_failure_of_the_engine(samples):
             yield samples
 
     with pytest.raises(EngineFailure, match="float32"):
-        list(synthesize(Wrong(), "Text.", Settings("one", 1.0, 0)))
+        list(alone(synthesize(Wrong(), "Text.", Settings("one", 1.0, 0))))

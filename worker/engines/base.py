@@ -8,7 +8,9 @@ An engine's module imports its heavy libraries inside its functions: the worker 
 serve, and a library that is missing costs only the engine that needs it.
 
 Threads: a model is loaded, warmed up and closed on threads of their own, and in between used by the device thread
-alone; never by two at a time, so an engine needs no locks.
+alone; never by two at a time, so an engine needs no locks. The exception is a model that does its work in stages
+(`Model.is_staged`, see `worker.engines.stages`): it speaks several utterances together and, on a CPU, on several
+threads.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from worker.engines.stages import Speech
 
 Samples = npt.NDArray[np.float32]
 """float32 [S], mono, in [-1, 1] at the model's `sample_rate_hz`."""
@@ -204,11 +209,16 @@ class Model(ABC):
         card: What can be said of it.
         limits: How its text is to be cut.
         languages: BCP 47 tags of languages that every voice speaks beside its own.
+        is_staged: Whether `speak` leaves the work for the device to stages, of which it yields calls. What it does
+            itself is short then, and any thread may do it, so `check` and `speak` share nothing that can change.
+        slots: Most utterances that it speaks at once; None for any number.
     """
 
     card: Card
     limits: SegmentLimits = SegmentLimits()
     languages: Sequence[str] = ()
+    is_staged: bool = False
+    slots: int | None = None
 
     def find_voice(self, voice: str) -> Voice | None:
         """Look a voice up. Override where more can be said than the card lists, such as blends of voices."""
@@ -247,11 +257,12 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples] | Speech:
         """Speak one segment.
 
-        Every `next()` on the result is one step of the device; other utterances are served between two steps, and a
-        cancelled one ends there. The samples must not depend on what else is being spoken.
+        Every `next()` on the result is one step of the device, or, of a staged model, leads to the next call of a
+        stage; other utterances are served between two of them, and a cancelled one ends there. The samples must not
+        depend on what else is being spoken.
 
         Args:
             text: The segment, as cut by `limits`.

@@ -6,16 +6,22 @@ where there is nothing to say, and surrounds every sentence with silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worker.audio import trim_silence
 from worker.engines.base import Card, Engine, Model, Samples, SegmentLimits, Settings, Voice
+from worker.engines.stages import Speech, Stage
 from worker.text.phonemes import EnglishReader, cut
+
+if TYPE_CHECKING:
+    from hibari import Hibari
 
 MODEL = "maureesewilliams/hibari"
 SAMPLE_RATE_HZ = 24_000
@@ -62,6 +68,7 @@ class HibariModel(Model):
 
     # A clause of 80 characters is 4 s of speech, made in some 50 ms.
     limits = SegmentLimits(first=80, longest=300)
+    is_staged = True
 
     def __init__(self, card: Card) -> None:
         from hibari import Hibari
@@ -81,15 +88,51 @@ class HibariModel(Model):
         """
         self._readers[voice].check(text, voice)
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
         """Speak one segment, in pieces of at most 400 phonemes (nearly always one)."""
-        tts = self._voices[settings.voice]
+        synthesize = Synthesis(self._voices[settings.voice])
         noise = np.random.default_rng([settings.seed, index])
         pause = np.zeros(int(PIECE_PAUSE_S / settings.speed * SAMPLE_RATE_HZ), np.float32)
         first = True
         # Punctuation alone would be sounded as a breath of noise; the reader leaves it out.
         for sentence in self._readers[settings.voice].read(text):
             for phonemes in cut(sentence, LONGEST_PHONEMES):
-                samples = trim_silence(tts.from_ids(tts.ids(phonemes), settings.speed, noise), SAMPLE_RATE_HZ)
+                samples = yield from synthesize(Piece(phonemes, settings.speed, noise))
                 yield samples if first else np.concatenate([pause, samples])
                 first = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the network speaks at once.
+
+    Attributes:
+        phonemes: At most `LONGEST_PHONEMES`.
+        speed: Pace.
+        noise: What the breath in the voice is drawn from.
+    """
+
+    phonemes: str
+    speed: float
+    noise: np.random.Generator
+
+
+class Synthesis(Stage[Piece, Samples]):
+    """Speaks with one voice.
+
+    Each run takes one core: two threads make 1.9 times the audio of one, as much as two processes do, and a session of
+    two threads a tenth less.
+    """
+
+    name = "synthesis"
+    is_reentrant = True
+    takes_threads = False
+
+    def __init__(self, voice: Hibari) -> None:
+        self._voice = voice
+
+    def run(self, items: Sequence[Piece], size: Hashable) -> Sequence[Samples]:
+        """Speak a piece; its silence at both ends is cut."""
+        (piece,) = items
+        samples = self._voice.from_ids(self._voice.ids(piece.phonemes), piece.speed, piece.noise)
+        return [trim_silence(samples, SAMPLE_RATE_HZ)]

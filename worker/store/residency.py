@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import structlog
 
@@ -28,6 +28,7 @@ from worker.changes import Changes
 from worker.device import Device
 from worker.engines.base import Card, Checkpoint, Engine, Model, Settings
 from worker.engines.registry import Registry
+from worker.engines.stages import Speech, alone
 from worker.errors import (
     LoadFailure,
     ModelForbidden,
@@ -559,10 +560,9 @@ def _build(engine: type[Engine], build: functools.partial[Model], device: Device
 
 def _warm_up(model: Model) -> None:
     voice = model.card.voices[0]
-    steps = model.speak(WARMUP_TEXT, 0, Settings(voice.id, 1.0, 0))
+    steps = alone(cast("Speech", model.speak(WARMUP_TEXT, 0, Settings(voice.id, 1.0, 0))))
     try:
         for _ in islice(steps, WARMUP_STEPS):
             pass
     finally:
-        if close := getattr(steps, "close", None):
-            close()
+        steps.close()

@@ -329,12 +329,12 @@ _SPOKEN_SIGNS: tuple[Rule, ...] = (
     (r"[~≈](?=\d)", _said("about")),
     (r"(?<=\d)\s?<\s?(?=\d)", _said("is less than")),
     (r"(?<=\d)\s?>\s?(?=\d)", _said("is greater than")),
-    (rf"[{_any_of(_SIGNS)}]", _sign),
+    (_any_of(_SIGNS), _sign),
 )  # fmt: skip
 
 _RULES = (*_SPOKEN_FORMS, *_SPOKEN_SIGNS)
 
-_WORTH_A_LOOK = re.compile(rf"[\d{_any_of(_SIGNS)}{''.join(_PARTS)}−]|\w\.|://|\b(?:{_any_of(_TITLES)})\s")
+_WORTH_A_LOOK = re.compile(rf"[\d{''.join(_PARTS)}−]|{_any_of(_SIGNS)}|\w\.|://|\b(?:{_any_of(_TITLES)})\s")
 
 
 @lru_cache

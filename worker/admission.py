@@ -1,0 +1,187 @@
+"""Decides how many utterances are spoken at once, who is next, and who has to come back later; knows no threads.
+
+What a model costs is measured: work of the device for each second of audio, and seconds of audio for each character.
+From that follows the share of the device that every listener needs in order not to run dry. As long as these shares
+leave room, the next utterance begins; else it waits, and when the wait is too long, it is refused at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from worker.errors import Overloaded
+from worker.rows import Row
+
+HEADROOM = 0.9
+"""Share of the device that is promised to listeners."""
+
+AUDIO_S_PER_CHAR = 0.065
+"""Slow English speech, until a model has been measured."""
+
+LEAST_LEFT_S = 0.25
+"""What an utterance that goes on is thought to have left to say at least, in seconds of audio."""
+
+MEMORY_S = 30.0
+"""Seconds of audio after which a measurement counts half."""
+
+UNMEASURED = 4
+"""Utterances that a model of unknown cost speaks at once."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a model was measured to need: sums in which the past fades.
+
+    Attributes:
+        work_s: Work of the device, in seconds of one lane.
+        audio_s: Audio made by that work, in seconds.
+        ended_s: Audio of utterances that have ended.
+        num_chars: Their characters.
+    """
+
+    work_s: float = 0.0
+    audio_s: float = 0.0
+    ended_s: float = 0.0
+    num_chars: float = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough audio was made to tell."""
+        return self.audio_s > LEAST_LEFT_S
+
+    @property
+    def work_per_audio(self) -> float:
+        """Seconds of work for each second of audio; 0 while nobody knows."""
+        return self.work_s / self.audio_s if self.is_known else 0.0
+
+    @property
+    def audio_per_char(self) -> float:
+        """Seconds of audio for each character."""
+        return self.ended_s / self.num_chars if self.num_chars else AUDIO_S_PER_CHAR
+
+    def note_work(self, work_s: float, audio_s: float) -> None:
+        """Note work, and the audio that it made."""
+        kept = 0.5 ** (audio_s / MEMORY_S)
+        self.work_s = self.work_s * kept + work_s
+        self.audio_s = self.audio_s * kept + audio_s
+
+    def note_end(self, num_chars: int, audio_s: float) -> None:
+        """Note the length of an utterance that was spoken to its end."""
+        kept = 0.5 ** (audio_s / MEMORY_S)
+        self.num_chars = self.num_chars * kept + num_chars
+        self.ended_s = self.ended_s * kept + audio_s
+
+
+class Admission:
+    """The bounds of one worker, and what its models were measured to need.
+
+    Args:
+        lanes: Threads that work at the same time.
+        capacity: Most utterances at once, whatever they cost.
+        queue_s: Longest wait for the device, in seconds, that anybody is let in for.
+        lead_s: How far a row may be ahead of its reader, in seconds of audio, before it rests. It can exceed this by
+            what one step makes.
+    """
+
+    def __init__(self, *, lanes: int, capacity: int, queue_s: float, lead_s: float) -> None:
+        self.capacity = capacity
+        self._room = lanes * HEADROOM
+        self._queue_s = queue_s
+        self._lead_s = lead_s
+        self._costs: dict[str, Cost] = {}
+
+    def cost(self, model: str) -> Cost:
+        """What a model was measured to need."""
+        return self._costs.setdefault(model, Cost())
+
+    def rests(self, row: Row) -> bool:
+        """Whether a row waits for its reader to catch up."""
+        return row.unread_s >= self._lead_s
+
+    def next(self, rows: Collection[Row], now: float) -> Row | None:
+        """Choose who begins next, if anybody may: whoever's tenant is served least, then whoever came first."""
+        waiting = [row for row in rows if not row.is_begun and not row.is_cancelled]
+        if not waiting:
+            return None
+        begun = [row for row in rows if row.is_begun and not row.is_ended]
+        spoken = Counter(row.work.model for row in begun)
+        served = Counter(row.work.tenant for row in begun)
+        waiting = [row for row in waiting if spoken[row.work.model] < self._most(row)]
+        row = min(
+            waiting,
+            key=lambda row: (not row.work.is_live, served[row.work.tenant], row.submitted_at),
+            default=None,
+        )
+        return row if row and (not begun or self._share(row, now) <= self._free(begun, now)) else None
+
+    def wait_s(self, rows: Collection[Row], now: float) -> float:
+        """Guess how long one more would wait for its turn, in seconds: for the work of those who wait in vain."""
+        free = self._free((row for row in rows if row.is_begun), now)
+        work_s = 0.0
+        for row in rows:
+            if not row.is_begun:
+                free -= self._share(row, now)
+                work_s += self._work_s(row) if free < 0 else 0.0
+        return work_s / self._room
+
+    def admit(self, row: Row, rows: Collection[Row], now: float) -> Row | None:
+        """Let a row in.
+
+        Args:
+            row: Who comes.
+            rows: Who is here.
+            now: On the monotonic clock.
+
+        Returns:
+            A row of whoever has most of them waiting, if that has to go instead; None if there is room.
+
+        Raises:
+            Overloaded: There is no room, and nobody has more waiting than the tenant of this one.
+        """
+        if len(rows) < self.capacity and self.wait_s(rows, now) <= self._queue_s + row.patience_s:
+            return None
+        waiting = [each for each in rows if not each.is_begun]
+        by_tenant = Counter(each.work.tenant for each in waiting)
+        heaviest = max(by_tenant, key=lambda tenant: by_tenant[tenant], default=row.work.tenant)
+        if by_tenant[heaviest] > by_tenant[row.work.tenant] + 1:
+            return max((each for each in waiting if each.work.tenant == heaviest), key=lambda each: each.submitted_at)
+        raise self.refusal(rows, now)
+
+    def refusal(self, rows: Collection[Row], now: float) -> Overloaded:
+        """Say that there is no room, and when there will be."""
+        wait_s = self.wait_s(rows, now)
+        retry_after_s = max(1.0, wait_s, self._until_one_ends(rows))
+        if len(rows) >= self.capacity:
+            return Overloaded(f"all {self.capacity} places of this worker are taken", retry_after_s=retry_after_s)
+        return Overloaded(
+            f"this worker would need {wait_s:.1f} s to get to one more utterance; it lets none wait longer than "
+            f"{self._queue_s:g} s",
+            retry_after_s=retry_after_s,
+        )
+
+    def _until_one_ends(self, rows: Collection[Row]) -> float:
+        """How often one ends, when all are worked on: mean work of each, in seconds."""
+        return sum(map(self._work_s, rows)) / len(rows) / self._room if rows else 0.0
+
+    def _most(self, row: Row) -> int:
+        most = self.capacity if row.work.slots is None else row.work.slots
+        return most if self.cost(row.work.model).is_known else min(most, UNMEASURED)
+
+    def _work_s(self, row: Row) -> float:
+        """Work that a row still makes, in seconds of one lane: a guess."""
+        return self._left_s(row) * self.cost(row.work.model).work_per_audio
+
+    def _free(self, begun: Iterable[Row], now: float) -> float:
+        """Lanes that nobody needs."""
+        return self._room - sum(self._share(row, now) for row in begun if not self.rests(row))
+
+    def _left_s(self, row: Row) -> float:
+        """Audio that a row has still to make, in seconds: a guess."""
+        expected_s = row.work.num_chars * self.cost(row.work.model).audio_per_char
+        return max(expected_s - row.made_s, LEAST_LEFT_S)
+
+    def _share(self, row: Row, now: float) -> float:
+        """Lanes that a row needs from now to its end, so that its listener never runs dry."""
+        return self._work_s(row) / (self._left_s(row) + row.lead_s(now))

@@ -51,6 +51,17 @@ class Turn:
     threads: int = 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Broken:
+    """Stands for the size of work whose stage could not tell it.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: Exception
+
+
 class Scheduler:
     """The threads of the device and the rows that wait for them.
 
@@ -212,6 +223,9 @@ class Scheduler:
         """Run a stage, and let its rows go on. Where it fails for several, each is tried alone."""
         call = turn.rows[0].call
         assert call
+        if isinstance(turn.size, Broken):
+            turn.rows[0].fail(turn.size.error)
+            return
         items = [row.call.item for row in turn.rows if row.call]
         started = time.monotonic()
         try:
@@ -271,16 +285,15 @@ class Scheduler:
             return Turn([first])
         if not first.is_begun:
             return self._begin(first, now)
-        call = first.call
-        assert call
-        stage, size = call.stage, call.stage.size(call.item, first.lead_s(now))
+        assert first.call
+        stage, size = first.call.stage, _size(first, now)
         rows = [first]
         if stage.limit > 1:
             others = [row for row in able if row is not first and row.call and row.call.stage is stage]
             for row in sorted(others, key=lambda row: self._urgency(row, now)):
                 if len(rows) == stage.limit:
                     break
-                if row.call and not row.is_cancelled and stage.size(row.call.item, row.lead_s(now)) == size:
+                if not row.is_cancelled and _size(row, now) == size:
                     rows.append(row)
         wanting = len(able) + sum(row.is_running for row in self._rows)
         cores = len(self._threads) // wanting if stage.is_reentrant else len(self._threads)
@@ -296,3 +309,12 @@ class Scheduler:
             rows.append(row)
             row = self._admission.next(self._rows, now) if len(rows) < self._starts else None
         return Turn(rows)
+
+
+def _size(row: Row, now: float) -> Hashable:
+    """Ask what the work that a row waits for would be run as."""
+    assert row.call
+    try:
+        return row.call.stage.size(row.call.item, row.lead_s(now))
+    except Exception as error:
+        return Broken(error)

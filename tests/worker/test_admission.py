@@ -1,0 +1,179 @@
+"""Who may begin, who waits and who is refused, by what models were measured to need."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from worker.admission import Admission, Cost
+from worker.errors import Overloaded
+from worker.rows import Row, Work
+
+RATE = 1000
+CHARS_PER_S = 10
+
+
+def admission(lanes: int = 1, capacity: int = 100, queue_s: float = 1.0, **costs: float) -> Admission:
+    """Bounds, with models of whom it is known how much work a second of audio is."""
+    made = Admission(lanes=lanes, capacity=capacity, queue_s=queue_s, lead_s=10.0)
+    for model, work_s in costs.items():
+        made.cost(model).note_work(100 * work_s, 100.0)
+        made.cost(model).note_end(100 * CHARS_PER_S, 100.0)
+    return made
+
+
+@pytest.fixture
+def rows() -> Iterator[object]:
+    """Makes rows: of 10 s of audio, unless it is said otherwise."""
+    loop = asyncio.new_event_loop()
+
+    def make(
+        model: str = "half", audio_s: float = 10.0, begun: bool = False, made_s: float = 0.0, **more: object
+    ) -> Row:
+        async def build() -> Row:
+            return Row(Work(None, RATE, model, round(audio_s * CHARS_PER_S), **more), lambda _: None, lambda: None)
+
+        row = loop.run_until_complete(build())
+        row.is_begun = begun
+        if made_s:
+            row.num_made = round(made_s * RATE)
+            row.playback.add(row.num_made, time.monotonic(), is_reader_waiting=True)
+            row._num_taken = row.num_made
+        return row
+
+    yield make
+    loop.close()
+
+
+def now() -> float:
+    return time.monotonic()
+
+
+def test_costs_follow_what_is_measured_and_forget_what_is_long_ago():
+    cost = Cost()
+    assert (cost.is_known, cost.work_per_audio) == (False, 0.0)
+    for _ in range(100):
+        cost.note_work(1.0, 2.0)
+    assert cost.work_per_audio == pytest.approx(0.5)
+    for _ in range(300):
+        cost.note_work(2.0, 1.0)
+    assert cost.work_per_audio == pytest.approx(2.0, rel=0.01)
+    cost.note_work(100.0, 0.0)  # Work that has made no sound yet counts too.
+    assert cost.work_per_audio > 2.1
+
+
+def test_rows_begin_as_long_as_no_listener_would_run_dry(rows):
+    judge = admission(half=0.5)
+    first, second = rows(), rows()
+    assert judge.next([first, second], now()) is first
+    first.is_begun = True
+    # Each needs half a core at real time, and a tenth of the core is nobody's.
+    assert judge.next([first, second], now()) is None
+    assert admission(lanes=2, half=0.5).next([first, second], now()) is second
+
+
+def test_a_row_that_is_well_ahead_leaves_room_for_another(rows):
+    # 2 s are left to make, and the listener has 8 s: a tenth of a core is enough.
+    ahead, new = rows(begun=True, made_s=8.0), rows(model="most")
+    assert admission(half=0.5, most=0.79).next([ahead, new], now()) is new
+    assert admission(half=0.5, most=0.85).next([ahead, new], now()) is None
+
+
+def test_a_row_whose_reader_is_far_behind_leaves_all_the_room(rows):
+    resting, new = rows(audio_s=1000.0, begun=True, made_s=11.0), rows()
+    resting._num_taken = 0
+    judge = admission(half=0.5)
+    assert judge.rests(resting)
+    assert judge.next([resting, new], now()) is new
+
+
+def test_a_model_slower_than_real_time_speaks_to_one_after_the_other(rows):
+    judge = admission(slow=3.0)
+    first, second = rows("slow"), rows("slow")
+    assert judge.next([first, second], now()) is first
+    first.is_begun = True
+    assert judge.next([first, second], now()) is None
+
+
+def test_a_model_of_unknown_cost_begins_with_a_few(rows):
+    judge = admission()
+    every = [rows("new") for _ in range(10)]
+    while row := judge.next(every, now()):
+        row.is_begun = True
+    assert sum(row.is_begun for row in every) == 4
+    judge.cost("new").note_work(0.01, 1.0)
+    assert judge.next(every, now()) is not None
+
+
+def test_no_model_speaks_to_more_than_it_has_slots(rows):
+    judge = admission(cheap=0.001, other=0.001)
+    every = [rows("cheap", slots=2) for _ in range(4)]
+    while row := judge.next(every, now()):
+        row.is_begun = True
+    assert sum(row.is_begun for row in every) == 2
+    assert judge.next([*every, other := rows("other")], now()) is other
+
+
+def test_those_who_ask_are_served_in_turn_however_much_each_wants(rows):
+    judge = admission(cheap=0.001)
+    flood = [rows("cheap", tenant="flood") for _ in range(5)]
+    guest = [rows("cheap", tenant="guest") for _ in range(2)]
+    order = []
+    while row := judge.next([*flood, *guest], now()):
+        row.is_begun = True
+        order.append(row.work.tenant)
+    assert order == ["flood", "guest", "flood", "guest", "flood", "flood", "flood"]
+
+
+def test_what_nobody_listens_to_begins_after_those_who_listen(rows):
+    judge = admission(cheap=0.001)
+    file, live = rows("cheap", is_live=False), rows("cheap")
+    assert judge.next([file, live], now()) is live
+
+
+def test_the_wait_is_the_work_of_those_who_wait_in_vain(rows):
+    judge = admission(half=0.5)
+    assert judge.wait_s([], now()) == 0
+    speaking = rows(begun=True)
+    assert judge.wait_s([speaking], now()) == 0
+    # 10 s of audio are 5 s of work, for nine tenths of a core.
+    assert judge.wait_s([speaking, rows()], now()) == pytest.approx(5 / 0.9)
+    assert judge.wait_s([speaking, rows(), rows(audio_s=20.0)], now()) == pytest.approx(15 / 0.9)
+    # Who fits in beside those who speak does not wait.
+    assert admission(lanes=4, half=0.5).wait_s([speaking, rows(), rows()], now()) == 0
+
+
+def test_whoever_would_wait_too_long_is_refused_with_the_time_to_come_back(rows):
+    judge = admission(queue_s=4.0, half=0.5)
+    here = [rows(begun=True)]
+    assert judge.admit(rows(), here, now()) is None
+    here.append(rows())
+    with pytest.raises(Overloaded, match=r"5\.6 s .* longer than 4 s") as refused:
+        judge.admit(rows(), here, now())
+    assert refused.value.retry_after_s == pytest.approx(5 / 0.9)
+
+
+def test_what_nobody_listens_to_may_wait_longer(rows):
+    judge = admission(queue_s=4.0, half=0.5)
+    assert judge.admit(rows(is_live=False), [rows(begun=True), rows()], now()) is None
+
+
+def test_over_capacity_is_refused_whatever_it_costs(rows):
+    judge = admission(capacity=2, cheap=0.001)
+    with pytest.raises(Overloaded, match="all 2 places") as refused:
+        judge.admit(rows("cheap"), [rows("cheap", begun=True), rows("cheap")], now())
+    assert refused.value.retry_after_s >= 1
+
+
+def test_when_all_is_full_the_last_of_whoever_has_most_waiting_goes_instead(rows):
+    judge = admission(capacity=4, cheap=0.001)
+    flood = [rows("cheap", tenant="flood", begun=number == 0) for number in range(4)]
+    assert judge.admit(rows("cheap", tenant="guest"), flood, now()) is flood[-1]
+    # But not for another of its own.
+    with pytest.raises(Overloaded):
+        judge.admit(rows("cheap", tenant="flood"), flood, now())
+    # Nor for one who has about as many.
+    mixed = [*flood[:3], rows("cheap", tenant="guest")]
+    with pytest.raises(Overloaded):
+        judge.admit(rows("cheap", tenant="guest"), mixed, now())

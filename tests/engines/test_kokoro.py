@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.checkpoints.kokoro import FAMILY, MODEL, VOICES
 from worker.audio import trim_silence
 from worker.engines.base import Checkpoint, HubModel, Settings
 from worker.engines.kokoro import KokoroEngine, KokoroModel, limit
+from worker.engines.stages import alone
 from worker.engines.stepwise import seed_of
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text import misaki
@@ -33,7 +35,7 @@ def model(root) -> KokoroModel:
 
 
 def speak(model, text=TEXT, voice="af_heart", speed=1.0, seed=0, index=0):
-    return np.concatenate(list(model.speak(text, index, Settings(voice, speed, seed))))
+    return np.concatenate(list(alone(model.speak(text, index, Settings(voice, speed, seed)))))
 
 
 @pytest.mark.parametrize("voice", ["af_heart", "bf_emma"])
@@ -127,17 +129,26 @@ def test_speed_shortens_the_speech(model):
 
 
 def test_interleaved_utterances_are_those_of_single_runs(model):
-    pair = [model.speak(LONG, 0, Settings(voice, 2.0, 7)) for voice in ("af_heart", "am_adam")]
+    pair = [alone(model.speak(LONG, 0, Settings(voice, 2.0, 7))) for voice in ("af_heart", "am_adam")]
     pieces = list(zip(*pair, strict=True))
     assert len(pieces) == 2
     for number, voice in enumerate(("af_heart", "am_adam")):
         assert np.array_equal(np.concatenate([piece[number] for piece in pieces]), speak(model, LONG, voice, 2.0, 7))
 
 
+def test_two_threads_speak_at_once_each_with_random_numbers_of_its_own(model):
+    voices = ("af_heart", "am_adam")
+    expected = [speak(model, LONG, voice, 2.0, 7) for voice in voices]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            spoken = threads.map(lambda voice: speak(model, LONG, voice, 2.0, 7), voices)
+            assert all(np.array_equal(mine, its) for mine, its in zip(spoken, expected, strict=True))
+
+
 def test_what_lies_beyond_the_context_is_spoken_in_a_step_of_its_own(model):
-    steps = [len(samples) for samples in model.speak(LONG, 0, Settings("af_heart", 2.0, 0))]
+    steps = [len(samples) for samples in alone(model.speak(LONG, 0, Settings("af_heart", 2.0, 0)))]
     assert len(steps) == 2
-    steps = model.speak(LONG, 0, Settings("af_heart", 2.0, 0))
+    steps = alone(model.speak(LONG, 0, Settings("af_heart", 2.0, 0)))
     assert len(list(islice(steps, 1))) == 1
     steps.close()
     assert list(steps) == []

@@ -19,7 +19,8 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -39,7 +40,8 @@ from worker.engines.base import (
     Voice,
     is_same_language,
 )
-from worker.engines.stepwise import Noise, TorchEngine, place, require_all, seed_of
+from worker.engines.stages import Speech, Stage
+from worker.engines.stepwise import TorchEngine, drawing_from, place, require_all, seed_of
 from worker.errors import UnsupportedModel, VoiceNotFound
 from worker.text import misaki
 from worker.text.phonemes import Reader, cut
@@ -116,9 +118,10 @@ class KokoroModel(Model):
 
     # The network takes 510 phonemes and hurries from 400 on; of most languages that is 300 characters.
     limits = SegmentLimits(first=80, longest=300)
+    is_staged = True
 
     def __init__(self, checkpoint: Checkpoint, network: Any, device: str) -> None:  # noqa: ANN401  # No types.
-        self._network = network
+        self._synthesize = Synthesis(network, device)
         self._device = device
         self._styles = _load_styles(checkpoint.folder / "voices")
         self._longest = network.context_length - 2  # Each end is marked.
@@ -152,20 +155,20 @@ class KokoroModel(Model):
     def check(self, text: str, voice: str) -> None:
         self._reader(self._language_of(voice)).check(text, voice)
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
         """Speak one segment, in pieces of at most 510 phonemes (nearly always one).
 
         A piece is made in one go, at most 1.25 s for each phoneme at speed 1: the network's own bound.
         """
-        noise = Noise(seed_of(settings, index), self._device)
+        import torch
+
+        noise = torch.Generator(self._device).manual_seed(seed_of(settings, index))
         styles = self._blend(settings.voice)
         pause = np.zeros(round(PIECE_PAUSE_S / settings.speed * SAMPLE_RATE_HZ), np.float32)
         is_first = True
         for sentence in self._reader(self._language_of(settings.voice)).read(text):
             for phonemes in cut(sentence, self._longest):
-                with noise:
-                    audio = self._network(phonemes, styles[len(phonemes) - 1], settings.speed).numpy()
-                samples = trim_silence(limit(audio), SAMPLE_RATE_HZ)
+                samples = yield from self._synthesize(Piece(phonemes, styles[len(phonemes) - 1], settings.speed, noise))
                 yield samples if is_first else np.concatenate([pause, samples])
                 is_first = False
 
@@ -208,6 +211,48 @@ class KokoroModel(Model):
         name = " + ".join(_describe(part).name for part in weights)
         genders = {_describe(part).gender for part in weights}
         return Voice(voice, name, language, genders.pop() if len(genders) == 1 else ""), weights
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the network speaks at once.
+
+    Attributes:
+        phonemes: At least one, at most as many as it takes.
+        style: float32 [1, 256].
+        speed: Pace.
+        noise: What its noise is drawn from.
+    """
+
+    phonemes: str
+    style: torch.Tensor
+    speed: float
+    noise: torch.Generator
+
+
+class Synthesis(Stage[Piece, Samples]):
+    """The whole network.
+
+    Pieces go through it one by one: its decoder normalises over time (AdaIN, Huang and Belongie 2017), so the padding
+    of a batch would be heard. On a CPU several threads do so at once.
+
+    Args:
+        network: `KModel`.
+        device: Where it is.
+    """
+
+    name = "synthesis"
+
+    def __init__(self, network: Any, device: str) -> None:  # noqa: ANN401  # No types.
+        self.is_reentrant = device == "cpu"
+        self._network = network
+
+    def run(self, items: Sequence[Piece], size: Hashable) -> Sequence[Samples]:
+        """Speak a piece; its silence at both ends is cut."""
+        (piece,) = items
+        with drawing_from(piece.noise):
+            audio = self._network(piece.phonemes, piece.style, piece.speed).numpy()
+        return [trim_silence(limit(audio), SAMPLE_RATE_HZ)]
 
 
 def _weights(files: Sequence[str]) -> str:

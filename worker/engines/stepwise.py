@@ -63,33 +63,44 @@ class TorchEngine(Engine):
         import transformers
         import transformers.generation
         import transformers.modeling_utils  # What every load imports is no part of the memory that a model takes.
-        from torch.overrides import TorchFunctionMode
 
         transformers.logging.disable_progress_bar()
         transformers.logging.set_verbosity_error()
-        own = torch.Generator().manual_seed(0)
-        takes_generator = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
-        takes_generator |= {torch.rand_like, torch.randn_like}
-        takes_generator |= {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.bernoulli_}
-        # Seen as a whole, with all their arguments by name; what they call in turn is not seen any more.
-        takes_generator |= {torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_}
+        return drawing_from(torch.Generator().manual_seed(0))
 
-        class OwnGenerator(TorchFunctionMode):
-            def __torch_function__(
-                self,
-                function: Callable[..., Any],
-                types: object,
-                args: tuple[Any, ...] = (),
-                kwargs: dict[str, Any] | None = None,
-            ) -> Any:  # noqa: ANN401  # Whatever torch's function returns.
-                kwargs = dict(kwargs or {})
+
+def drawing_from(generator: torch.Generator) -> AbstractContextManager[object]:
+    """Context in which all that is drawn on this thread, on the generator's device, is drawn from it.
+
+    Function modes belong to a thread: what others draw meanwhile is not touched. Every call of torch's Python functions
+    takes some microseconds more.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    takes_generator = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli}
+    takes_generator |= {torch.rand_like, torch.randn_like}
+    takes_generator |= {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.bernoulli_}
+    # Seen as a whole, with all their arguments by name; what they call in turn is not seen any more.
+    takes_generator |= {torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_}
+
+    class OwnGenerator(TorchFunctionMode):
+        def __torch_function__(
+            self,
+            function: Callable[..., Any],
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:  # noqa: ANN401  # Whatever torch's function returns.
+            kwargs = dict(kwargs or {})
+            if function in takes_generator and kwargs.get("generator") is None:
                 filled = args[0] if args else kwargs.get("tensor")
-                on_cpu = not isinstance(filled, torch.Tensor) or filled.device.type == "cpu"
-                if function in takes_generator and kwargs.get("generator") is None and on_cpu:
-                    kwargs["generator"] = own
-                return function(*args, **kwargs)
+                device = filled.device if isinstance(filled, torch.Tensor) else kwargs.get("device") or "cpu"
+                if torch.device(device).type == generator.device.type:
+                    kwargs["generator"] = generator
+            return function(*args, **kwargs)
 
-        return OwnGenerator()
+    return OwnGenerator()
 
 
 class Noise:

@@ -5,6 +5,7 @@ Japanese and Chinese need permissive parts; the rest goes through espeak-ng, whi
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class MisakiReader(Reader):
         self._language = language
         self._convert = convert
         self._scripts = tuple(scripts)
+        self._lock = threading.Lock()  # The converters were not made for several threads.
 
     def check(self, text: str, voice: str) -> None:
         """Refuse letters and digits of other scripts, and text with none of its own."""
@@ -120,5 +122,6 @@ class MisakiReader(Reader):
 
     def read(self, text: str) -> list[str]:
         """Turn text into phonemes: one string, or none if there is no sound in it."""
-        phonemes, _ = self._convert(unicodedata.normalize("NFC", text).strip())
+        with self._lock:
+            phonemes, _ = self._convert(unicodedata.normalize("NFC", text).strip())
         return [phonemes] if sounds(phonemes) else []

@@ -107,3 +107,29 @@ def test_no_text_whatever_loses_a_character(text, first, longest):
     pieces = cut(text, first, longest)
     assert_covers(text, pieces)
     assert all(len(piece.text) <= longest for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("end", "ends_at"),
+    [
+        (",", Break.CLAUSE),
+        (";", Break.PHRASE),
+        (":", Break.PHRASE),
+        (" —", Break.PHRASE),
+        (".", Break.SENTENCE),
+        ("?", Break.SENTENCE),
+        ("…", Break.TRAILING),
+        ("...", Break.TRAILING),
+        ("…”", Break.TRAILING),
+    ],
+)
+def test_the_pause_is_as_long_as_the_punctuation_asks_for(end, ends_at):
+    (piece,) = segment(f"It was late{end}", "en", first=80, longest=400)
+    assert piece.ends_at is ends_at
+
+
+def test_the_pauses_grow_with_what_they_part():
+    order = [Break.WORD, Break.CLAUSE, Break.PHRASE, Break.LINE, Break.SENTENCE, Break.TRAILING, Break.PARAGRAPH]
+    pauses = [each.value for each in order]
+    assert order == list(Break)
+    assert pauses == sorted(set(pauses))

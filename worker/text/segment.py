@@ -23,6 +23,8 @@ SHORTEST_WRAPPED_LINE = 50
 _LINE_END = re.compile(r"\n\s*")
 _CLAUSE_END = re.compile(r"[,;:，；：、—–](?=\s)|(?<=\s)[—–]|[，；：、]")
 _CLAUSE_LAST = re.compile(r"[,;:，；：、—–]\s*\Z")
+_PHRASE_LAST = re.compile(r"[;:；：—–]\s*\Z")
+_TRAILING_LAST = re.compile(r"(?:…|\.\.\.)[\"'”’»)]*\s*\Z")
 
 
 class Break(Enum):
@@ -30,8 +32,10 @@ class Break(Enum):
 
     WORD = 0.0
     CLAUSE = 0.12
+    PHRASE = 0.20
     LINE = 0.24
     SENTENCE = 0.32
+    TRAILING = 0.45
     PARAGRAPH = 0.60
 
 
@@ -76,9 +80,18 @@ def segment(text: str, language: str, *, first: int, longest: int, joins: bool =
             piece = text[start:cut]
             if stripped := piece.strip():
                 lead = len(piece) - len(piece.lstrip())
-                yield Segment(stripped, start + lead, start + lead + len(stripped), kind)
+                yield Segment(stripped, start + lead, start + lead + len(stripped), _as_written(stripped, kind))
                 is_first = False
             start = cut
+
+
+def _as_written(text: str, ends_at: Break) -> Break:
+    """Tell a semicolon from a comma, and a thought that trails off from a full stop."""
+    if ends_at is Break.CLAUSE and _PHRASE_LAST.search(text):
+        return Break.PHRASE
+    if ends_at is Break.SENTENCE and _TRAILING_LAST.search(text):
+        return Break.TRAILING
+    return ends_at
 
 
 def _joined(lines: Iterator[tuple[int, int, Break]], longest: int) -> Iterator[tuple[int, int, Break]]:

@@ -4,16 +4,27 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from tests.hub import Hub
 from tests.stack import ROOT
 
+PAGE = (ROOT / "docs" / "engines.md").read_text("utf-8")
+PLAIN, STAGED = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
-def test_the_example_engine_of_the_documentation_serves_a_model_of_the_hub(start, install, tmp_path):
-    page = (ROOT / "docs" / "engines.md").read_text("utf-8")
-    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(source.splitlines()) < 60
-    (declared,) = re.findall(r'^pluck = "(.*)"$', page, re.MULTILINE)
+
+def test_the_example_is_short():
+    assert len(PLAIN.splitlines()) < 60
+    assert len(STAGED.splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    ("source", "stages"),
+    [(PLAIN, ["step"]), (PLAIN.replace("return PluckModel", "return StagedPluckModel") + STAGED, ["pluck"])],
+    ids=["plain", "staged"],
+)
+def test_the_example_engine_of_the_documentation_serves_a_model_of_the_hub(start, install, tmp_path, source, stages):
+    (declared,) = re.findall(r'^pluck = "(.*)"$', PAGE, re.MULTILINE)
     (tmp_path / "pluck.py").write_text(source)
     hub = Hub(tmp_path)
     try:
@@ -29,5 +40,8 @@ def test_the_example_engine_of_the_documentation_serves_a_model_of_the_hub(start
         assert len(samples) == 3 * 20 * round(16_000 / 220)
         assert np.abs(samples).max() > 3000
         assert stack.speak(model="org/guitar", input="...").json()["error"]["code"] == "unspeakable_text"
+        with stack.worker.client() as client, client.synthesize("one two", model="org/guitar") as speech:
+            assert list(speech)
+            assert [stage.name for stage in speech.summary.stages] == stages
     finally:
         hub.end()

@@ -88,6 +88,8 @@ class Worker(Process):
             "SONORANT_WORKER_ID": name,
             "SONORANT_TONE_DIR": str(self.signals),
             "SONORANT_DEVICE": "cpu",
+            # The tone engine's orders make work slow that is over soon: nobody shall be turned away for that.
+            "SONORANT_QUEUE_S": "3600",
             "SONORANT_CACHE_DIR": str(folder / "cache"),
             "HF_HUB_CACHE": str(folder / "hub-cache"),
         }

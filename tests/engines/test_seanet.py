@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import MimiConfig, MimiModel, PocketTTSAudioTokenizerConfig, PocketTTSAudioTokenizerModel
 
-from worker.engines.seanet import SeanetStream
+from worker.engines.seanet import SeanetSlots, SeanetStream
 from worker.engines.stepwise import place
 from worker.errors import UnsupportedModel
 
@@ -55,7 +55,7 @@ CODECS = {
 
 
 def stream(decoder, latents, cuts):
-    decoding = SeanetStream(decoder)
+    decoding = SeanetStream(decoder, len(latents))
     return torch.cat([decoding.push(piece) for piece in latents.split(cuts, -1)], -1)
 
 
@@ -81,6 +81,33 @@ def test_two_streams_of_one_decoder_do_not_mix():
             parts.append(stream_of.push(latents[..., frame : frame + 1]))
     for latents, parts in zip((first, second), heard, strict=True):
         assert torch.equal(torch.cat(parts, -1), stream(decoder, latents, [1] * 6))
+
+
+@pytest.mark.parametrize("build", [mimi, pocket])
+def test_utterances_that_have_come_different_ways_are_decoded_together(build):
+    decoder = build().decoder
+    slots, latents = SeanetSlots(decoder, 4), torch.randn(3, 16, FRAMES)
+    heard = [[], [], []]
+    done = [0, 0, 0]
+    turns = [([2], 3), ([2, 0], 1), ([0, 2], 4), ([3, 2], 2), ([2, 3, 0], 1), ([0, 3], 4), ([3, 0, 2], 2), ([3], 7)]
+    for order, count in turns:
+        rows = [{2: 0, 0: 1, 3: 2}[slot] for slot in order]
+        pieces = torch.stack([latents[row, :, done[row] : done[row] + count] for row in rows])
+        for row, samples in zip(rows, slots.decode(order, pieces), strict=True):
+            heard[row].append(samples)
+            done[row] += count
+    for row, parts in enumerate(heard):
+        whole = decoder(latents[row : row + 1, :, : done[row]]).audio_values[0]
+        assert done[row] > 8
+        assert (torch.cat(parts, -1) - whole).abs().max() < 1e-5 * whole.abs().max()
+
+
+def test_a_slot_that_is_cleared_begins_anew():
+    slots, latents = SeanetSlots(mimi().decoder, 2), torch.randn(1, 16, 6)
+    first = slots.decode([1], latents)
+    assert not torch.equal(slots.decode([1], latents), first)
+    slots.clear(1)
+    assert torch.equal(slots.decode([1], latents), first)
 
 
 def test_a_stream_leaves_the_latents_it_was_given_alone():

@@ -21,16 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from worker.engines.stages import Speech
-
-Samples = npt.NDArray[np.float32]
-"""float32 [S], mono, in [-1, 1] at the model's `sample_rate_hz`."""
+from worker.engines.stages import Samples as Samples  # Engines find it here.
+from worker.engines.stages import Speech
 
 
 @dataclass(frozen=True, slots=True)

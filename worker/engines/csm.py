@@ -1,7 +1,7 @@
 """Engine `csm`: Sesame's conversational speech model, which writes codec frames one by one; knows no scheduling.
 
-A backbone (a Llama) samples the first code of a frame, a small depth decoder the other 31 from it, and Mimi turns each
-frame into 80 ms of audio as soon as it is there (`seanet`).
+A backbone (a Llama) samples the first code of a frame, a small depth decoder the other 31 from it, and Mimi turns
+frames into sound, 80 ms each. All of it is done for several utterances at once (`csm_network`).
 
 The model has no fixed voices. Its text begins with the number of the speaker (`[0]`), which tells the parties of a
 conversation apart; what a number sounds like follows from the conversation before it, and where there is none, from
@@ -12,12 +12,10 @@ be imitated is the turn before, spoken by the same number.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.audio import Trimmer
 from worker.engines.base import (
@@ -31,14 +29,18 @@ from worker.engines.base import (
     Voice,
     transformers_files,
 )
+from worker.engines.csm_network import Line, Network
 from worker.engines.recordings import Recordings
-from worker.engines.seanet import SeanetStream
-from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
+from worker.engines.sampling import Draws, Sampling
+from worker.engines.stages import Speech, Stage
+from worker.engines.stepwise import TorchEngine, from_disk, place, seed_of
 from worker.errors import UnspeakableText, UnsupportedOption
 from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 SPEAKERS = 10
 
@@ -71,16 +73,29 @@ class CsmEngine(TorchEngine):
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """A recording, as the model takes it.
+class Request:
+    """What one segment is to be made of.
 
     Attributes:
-        samples: float32 [S] at the codec's rate; the processor counts its frames.
-        codes: int64 [1, codebooks, T] on the device: what the codec makes of it.
+        text: The segment.
+        settings: How to speak.
     """
 
-    samples: Samples
-    codes: Tensor
+    text: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the network begins with.
+
+    Attributes:
+        embedded: [T, H] on the device.
+        most_frames: How many frames may follow.
+    """
+
+    embedded: Tensor
+    most_frames: int
 
 
 class CsmModel(Model):
@@ -95,11 +110,12 @@ class CsmModel(Model):
 
     # Frames stream at once, so a first segment has no need to be short; and a speaker is kept within a segment only.
     limits = SegmentLimits(first=400, longest=400, joins=True)
+    is_staged = True
 
     def __init__(self, model: Any, processor: Any, revision: str, device: str) -> None:  # noqa: ANN401
-        SeanetStream(model.codec_model.decoder)  # Refuses a codec that looks ahead.
-        self._model, self._processor, self._device = model, processor, device
-        self._frame_rate_hz: float = model.config.codec_config.frame_rate
+        self._model, self._device = model, device
+        self._network = Network(model, device)
+        self.slots = self._network.num_slots
         self._controls = [token for token in processor.tokenizer.get_added_vocab() if token.strip()]
         self.card = Card(
             sample_rate_hz=model.config.codec_config.sampling_rate,
@@ -108,7 +124,7 @@ class CsmModel(Model):
             options=_options(model),
             cloning="audio and transcript",
         )
-        self._recordings = Recordings(self.card.sample_rate_hz, self._encode)
+        self._read = Reading(self._network, processor, self.limits, self._controls)
 
     def check(self, text: str, voice: str) -> None:
         """Refuse text with nothing to say, and the tokens that structure a conversation; all else can be written.
@@ -121,57 +137,110 @@ class CsmModel(Model):
         if not any(char.isalnum() for char in text):
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
-        """Speak one segment; every step is a frame of 80 ms.
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
+        """Speak one segment, a frame of 80 ms at a time.
 
         All segments start from the utterance's seed, since that is what a speaker depends on where no recording says
         how it sounds.
         """
-        recording = yield from self._recordings.of(settings.reference)
-        trimmer = Trimmer(self.card.sample_rate_hz)
-        decoding = SeanetStream(self._model.codec_model.decoder)
-        noise = Noise(seed_of(settings, index if recording else 0), self._device)
-        for codes in stepwise(partial(self._generate, text, settings, recording=recording), noise):
-            latents = self._model.codec_model.quantizer.decode(codes.to(self._device)[:, :, None])
-            yield trimmer.feed(decoding.push(latents)[0, 0].float().cpu().numpy())
+        network, trimmer = self._network, Trimmer(self.card.sample_rate_hz)
+        prompt = yield from self._read(Request(text, settings))
+        options = {name: settings.options.get(name, option["default"]) for name, option in self.card.options.items()}
+        slot = network.slots.take()
+        try:
+            line = Line(
+                slot,
+                prompt.embedded,
+                prompt.most_frames,
+                Draws(seed_of(settings, index if settings.reference else 0), self._device),
+                Sampling(options["temperature"], options["top_k"]),
+                Sampling(options["depth_temperature"], options["depth_top_k"]),
+            )
+            yield from network.prefill(line)
+            while line.frames_left:
+                yield from network.step(line)
+                if line.frames:
+                    samples = yield from network.decode(line)
+                    yield trimmer.feed(samples)
+        finally:
+            network.slots.give_back(slot)
         yield trimmer.flush()
 
-    def _encode(self, samples: Samples) -> Recording:
-        import torch
 
-        codec = self._model.codec_model
-        heard = torch.from_numpy(samples)[None, None].to(codec.device, codec.dtype)
-        return Recording(samples, codec.encode(heard).audio_codes)
+class Reading(Stage[Request, Prompt]):
+    """Makes prompts of texts, and of the recordings that come before them.
 
-    def _generate(
-        self, text: str, settings: Settings, emit: Callable[[Tensor], None], recording: Recording | None = None
-    ) -> None:
-        """Run the library's generation; `emit` gets int64 [1, codebooks] for each frame."""
-        role = settings.voice.removeprefix("speaker-")
+    A stage, though the text takes no time, since neither the tokenizer nor what is kept of recordings bears two
+    threads.
+
+    Args:
+        network: Embeds the prompts.
+        processor: `CsmProcessor`.
+        limits: How long a segment may be.
+        controls: Tokens that structure a conversation.
+    """
+
+    name = "read"
+
+    def __init__(self, network: Network, processor: Any, limits: SegmentLimits, controls: Sequence[str]) -> None:  # noqa: ANN401
+        self._network, self._processor = network, processor
+        self._limits, self._controls = limits, controls
+        self._config = network.model.config
+        self._recordings = Recordings(self._config.codec_config.sampling_rate, self._encode)
+
+    def run(self, items: Sequence[Request], size: Hashable) -> list[Prompt]:
+        """Make a prompt.
+
+        Raises:
+            UnsupportedOption: The recording leaves no room for the text.
+        """
+        return [self._prompt(item.text, item.settings) for item in items]
+
+    def _prompt(self, text: str, settings: Settings) -> Prompt:
+        reference, role = settings.reference, settings.voice.removeprefix("speaker-")
         turns: list[dict[str, Any]] = [{"role": role, "content": [{"type": "text", "text": text}]}]
-        if settings.reference and recording:
-            said = {"type": "text", "text": self._plain(settings.reference.transcript)}
-            turns.insert(0, {"role": role, "content": [said, {"type": "audio", "audio": recording.samples}]})
-        prompt = self._processor.apply_chat_template(turns, tokenize=True, return_dict=True).to(self._device)
-        longest = math.ceil(self.limits.bound_s(text, settings.speed) * self._frame_rate_hz)
-        taken, positions = prompt["input_ids"].shape[1], self._model.config.max_position_embeddings
+        codes = None
+        if reference:
+            codes = _finished(self._recordings.of(reference))
+            said = {"type": "text", "text": self._plain(reference.transcript)}
+            turns.insert(0, {"role": role, "content": [said, {"type": "audio"}]})
+        ids = self._tokenize(turns, 0 if codes is None else len(codes))
+        longest = math.ceil(self._limits.bound_s(text, settings.speed) * self._config.codec_config.frame_rate)
+        taken, positions = len(ids), self._config.max_position_embeddings
         # Slow speech takes a third of what is allowed.
-        if settings.reference and positions - taken < longest / 3:
+        if reference and positions - taken < longest / 3:
             raise UnsupportedOption(
-                f"the voice {settings.reference.voice!r} is too long for the model: its recording and transcript leave "
+                f"the voice {reference.voice!r} is too long for the model: its recording and transcript leave "
                 f"no room for the text ({taken} of {positions} positions); a shorter transcript would",
                 field="voice",
             )
-        model = _with_own_settings(self._model)
-        if recording:
-            # Hides the codec, which `generate` would ask again for every segment. No module, so not among these.
-            vars(model)["codec_model"] = _Encoded(model.codec_model, recording.codes)
-        model.generate(
-            **prompt,
-            **_arguments(settings.options),
-            max_new_tokens=min(longest, positions - taken),
-            streamer=_Frames(emit, self._model.config.codebook_eos_token_id),
-        )
+        return Prompt(self._embed(ids, codes), max(0, min(longest, positions - taken)))
+
+    def _tokenize(self, turns: list[dict[str, Any]], num_frames: int) -> Tensor:
+        """Write a conversation as int64 [T] on the device, with a token for each frame of its recording."""
+        written = self._processor.apply_chat_template(turns, tokenize=False)
+        audio = self._processor.audio_token
+        written = written.replace(audio, audio * num_frames)
+        ids: Tensor = self._processor.tokenizer(written, add_special_tokens=False, return_tensors="pt").input_ids
+        return ids[0].to(self._network.device)
+
+    def _embed(self, ids: Tensor, codes: Tensor | None) -> Tensor:
+        """Embed a prompt, [T, H]: its text, and its recording, after which comes the frame that ends speech."""
+        embedded: Tensor = self._network.model.embed_text_tokens(ids)
+        if codes is not None:
+            embedded[ids == self._config.audio_token_id] = self._network.embed(codes)
+            end = codes.new_full((1, codes.shape[1]), self._config.codebook_eos_token_id)
+            embedded[ids == self._config.audio_eos_token_id] = self._network.embed(end)
+        return embedded
+
+    def _encode(self, samples: Samples) -> Tensor:
+        """Make frames of a recording, int64 [T, codebooks] on the device."""
+        import torch
+
+        codec = self._network.model.codec_model
+        heard = torch.from_numpy(samples)[None, None].to(codec.device, codec.dtype)
+        codes: Tensor = codec.encode(heard).audio_codes[0].T
+        return codes
 
     def _plain(self, transcript: str) -> str:
         """Take out of a transcript what the model would take for an order; nothing of it is spoken."""
@@ -180,60 +249,13 @@ class CsmModel(Model):
         return " ".join(transcript.split())
 
 
-class _Encoded:
-    """Stands for a codec that has encoded the recording already; it is also the result of that.
-
-    Args:
-        codec: `MimiModel`.
-        codes: int64 [1, codebooks, T].
-    """
-
-    def __init__(self, codec: Any, codes: Tensor) -> None:  # noqa: ANN401
-        self.audio_codes = codes
-        self.get_audio_codes_mask = codec.get_audio_codes_mask
-
-    def encode(self, _samples: Tensor) -> _Encoded:
-        """Give what was made of the recording."""
-        return self
-
-
-class _Frames:
-    """What `generate` hands its output to: first the prompt, then every frame.
-
-    Args:
-        emit: Gets the frames.
-        end: Code of which the frame consists that says that the speech is over, and that is not decoded.
-    """
-
-    def __init__(self, emit: Callable[[Tensor], None], end: int) -> None:
-        self._emit, self._end = emit, end
-        self._has_begun = False
-
-    def put(self, codes: Tensor) -> None:
-        """Take int64 [1, codebooks], or the prompt."""
-        if self._has_begun and not bool((codes == self._end).all()):
-            self._emit(codes)
-        self._has_begun = True
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-
-def _with_own_settings(model: Any) -> Any:  # noqa: ANN401
-    """Copy a model without its weights, so that no other utterance changes how its depth decoder samples.
-
-    `generate` writes the options of the depth decoder into the decoder, and reads them again for every frame.
-    """
-    mine = copy.copy(model)
-    mine._modules = dict(model._modules)
-    mine.depth_decoder = copy.copy(model.depth_decoder)
-    mine.depth_decoder.generation_config = copy.deepcopy(model.depth_decoder.generation_config)
-    return mine
-
-
-def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the card's options into what `generate` calls them."""
-    return {name.replace("depth_", "depth_decoder_"): value for name, value in options.items()}
+def _finished(reading: Generator[Any, None, T]) -> T:
+    """Run a generator to its end, and give what it returns."""
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def _options(model: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
@@ -254,7 +276,8 @@ def _options(model: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
             "type": "integer",
             "minimum": 1,
             "maximum": model.config.vocab_size,
-            "default": defaults.top_k or 50,  # What `generate` takes where the checkpoint says nothing.
+            # What `generate` takes where the checkpoint says nothing; 1 is what its greedy search is.
+            "default": (defaults.top_k or 50) if defaults.do_sample else 1,
             "description": f"how many likeliest values are drawn from for {what}",
         }
     return options

@@ -16,7 +16,11 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from worker.engines.base import Samples
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+"""float32 [S], mono, in [-1, 1] at the model's `sample_rate_hz`."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,7 +81,7 @@ class Call(Generic[Item, Result]):
     item: Item
 
 
-Speech = Generator["Samples | Call[Any, Any]", Any, None]
+Speech = Generator[Samples | Call[Any, Any], Any, None]
 """A segment while it is spoken: its samples as they come, and calls whose results are sent to it."""
 
 

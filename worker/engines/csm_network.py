@@ -1,0 +1,260 @@
+"""Runs the networks of CSM for several utterances at once, a frame of each at a time; knows no text and no engine.
+
+A `Line` is a segment while it is spoken. Lines join and leave between two frames:
+
+    prefill  the backbone reads all of a prompt but its last position
+    step     one position of the backbone, from which the first code of a frame is drawn, and a pass of the depth
+             decoder for each of the others (32 positions, which no other frame sees); what was drawn is the next input
+    decode   the codec turns frames into sound
+
+The codes of a line are those it has alone: it has keys, values and random numbers of its own, and batches change no
+more than the rounding.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worker.engines.base import Samples
+from worker.engines.kv_cache import GRAIN, SlotCache, Slots
+from worker.engines.sampling import Draws, Sampler, Sampling
+from worker.engines.seanet import MOST_FRAMES, SeanetSlots
+from worker.engines.stages import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SLOTS = {"cpu": 8, "cuda": 32}
+"""Lines at once. Each takes 64 KB for a position in the numbers of `sesame/csm-1b` on a CPU, 32 KB on a GPU."""
+
+PREFILLS = {"cpu": 1, "cuda": 8}
+"""Prompts read at once: a CPU has its hands full with one."""
+
+WAITING_S = 0.4
+"""What a listener has in hand for each further frame that is waited for, so that several are decoded together: five
+times what a frame takes that is made just in time."""
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A segment while it is spoken.
+
+    Attributes:
+        slot: Its place in the caches.
+        prompt: [T, H]: its prompt, embedded; T >= 2.
+        frames_left: How many more frames it may have; 0 when it is over.
+        draws: Its random numbers.
+        first: How the first code of a frame is drawn.
+        rest: How the others are.
+        length: Positions that the backbone has read.
+        input: [H]: what it reads next.
+        frames: int64 [C] each: frames that are not decoded yet.
+        lead_s: What its listener had in hand when that was last asked, in seconds of audio.
+    """
+
+    slot: int
+    prompt: Tensor
+    frames_left: int
+    draws: Draws
+    first: Sampling
+    rest: Sampling
+    length: int = 0
+    input: Tensor = field(init=False)
+    frames: list[Tensor] = field(default_factory=list)
+    lead_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.input = self.prompt[-1]
+
+
+class Network:
+    """The networks, and the places in them.
+
+    Args:
+        model: `CsmForConditionalGeneration`, on the device.
+        device: `cpu` or `cuda:N`.
+
+    Attributes:
+        slots: Places of lines.
+        num_slots: How many there are.
+        prefill: Reads a line's prompt.
+        step: Makes its next frame.
+        decode: Turns frames into float32 [S]; empty while it is better to wait for more of them.
+
+    Raises:
+        UnsupportedModel: The codec looks ahead.
+    """
+
+    def __init__(self, model: Any, device: str) -> None:  # noqa: ANN401  # transformers is not typed.
+        self.model, self.device = model, device
+        kind = device.partition(":")[0]
+        self.num_slots = SLOTS[kind]
+        self.slots = Slots(self.num_slots)
+        self.past = SlotCache(
+            model.config,
+            num_slots=self.num_slots,
+            longest=model.config.max_position_embeddings,
+            like=model.lm_head.weight,
+        )
+        self.codec = SeanetSlots(model.codec_model.decoder, self.num_slots)
+        self.prefill = Prefill(self, PREFILLS[kind])
+        self.step = Step(self)
+        self.decode = Decode(self)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Embed frames, int64 [T, C], as [T, H]."""
+        embedded: Tensor = self.model.backbone_model.embed_tokens(codes[None])[0]
+        return embedded
+
+    def read(self, lines: Sequence[Line], inputs: Tensor) -> Tensor:
+        """Have the backbone read what comes next, [B, T, H]; what it makes of it has the same shape."""
+        span = self.past.span([line.slot for line in lines], [line.length for line in lines], inputs.shape[1])
+        read: Tensor = self.model.backbone_model(
+            inputs_embeds=inputs,
+            attention_mask=span.mask,
+            position_ids=span.position_ids,
+            past_key_values=span,
+            use_cache=True,
+        ).last_hidden_state
+        return read
+
+
+class Prefill(Stage[Line, None]):
+    """Reads prompts, of about equal length where there are several."""
+
+    name = "prefill"
+
+    def __init__(self, network: Network, limit: int) -> None:
+        self._network, self.limit = network, limit
+
+    def size(self, item: Line, lead_s: float) -> int:
+        """Positions, rounded up."""
+        return -(-len(item.prompt) // GRAIN)
+
+    def run(self, items: Sequence[Line], size: Hashable) -> list[None]:
+        """Read all but the last position, which is the first step's."""
+        import torch
+
+        for line in items:
+            self._network.past.clear(line.slot)
+            self._network.codec.clear(line.slot)
+        # On the right, where it is not seen by what comes before it, and overwritten by what comes after.
+        prompts = torch.nn.utils.rnn.pad_sequence([line.prompt[:-1] for line in items], batch_first=True)
+        self._network.read(items, prompts)
+        for line in items:
+            line.length = len(line.prompt) - 1
+        return [None] * len(items)
+
+
+class Step(Stage[Line, None]):
+    """Makes the next frame of every line."""
+
+    name = "step"
+
+    def __init__(self, network: Network) -> None:
+        self._network, self.limit = network, network.num_slots
+        config = network.model.config
+        self._num_codes, self._vocabulary = config.num_codebooks, config.vocab_size
+        self._end = config.codebook_eos_token_id
+
+    def run(self, items: Sequence[Line], size: Hashable) -> list[None]:
+        """Read, draw, and tell which lines are over."""
+        import torch
+
+        lines = sorted(items, key=lambda line: line.slot)  # Neighbours are read without a copy.
+        inputs = torch.stack([line.input for line in lines])[:, None]
+        # Before the backbone, since to bring numbers to a GPU waits for what it was given before.
+        first = Sampler([line.first for line in lines], inputs.device)
+        rest = Sampler([line.rest for line in lines], inputs.device)
+        read = self._network.read(lines, inputs)[:, 0]
+        noise = torch.empty(len(lines), self._num_codes, self._vocabulary, device=read.device)
+        for line, numbers in zip(lines, noise, strict=True):
+            line.draws.fill(numbers)
+        codes = self._draw(read, noise, first, rest)
+        following = self._network.embed(codes)
+        is_end = codes == self._end
+        # As in the library: the last code has no say in whether the line is over, but in whether its frame is heard.
+        told = torch.stack([is_end[:, :-1].all(1), is_end.all(1)], 1).tolist()  # The wait for the device.
+        for line, frame, embedded, (is_over, is_silent) in zip(lines, codes, following, told, strict=True):
+            line.length += 1
+            line.input = embedded
+            line.frames_left = 0 if is_over else line.frames_left - 1
+            if not is_silent:
+                line.frames.append(frame)
+        return [None] * len(items)
+
+    def _draw(self, read: Tensor, noise: Tensor, first: Sampler, rest: Sampler) -> Tensor:
+        """Draw a frame for each line; work of the device alone, in shapes that depend on nothing but B.
+
+        Args:
+            read: [B, H]: what the backbone made of the last frame.
+            noise: float32 [B, C, V].
+            first: Draws the first code.
+            rest: Draws the others.
+
+        Returns:
+            int64 [B, C].
+        """
+        import torch
+        from transformers import DynamicCache
+
+        model = self._network.model
+        depth, heads = model.depth_decoder.model, model.depth_decoder.codebooks_head.weight
+        # Not the model but its layers: what it does around them, in each of 31 passes, is the same for every frame.
+        turns = depth.rotary_emb(read, torch.arange(self._num_codes, device=read.device)[None])
+        past = DynamicCache(config=depth.config)
+        codes = [first.draw(model.lm_head(read), noise[:, 0])]
+        inputs, start = read[:, None], 0
+        for number in range(1, self._num_codes):
+            embedded = depth.embed_tokens(codes[-1] + (number - 1) * self._vocabulary)[:, None]
+            inputs = torch.cat([inputs, embedded], 1) if number == 1 else embedded
+            hidden = depth.inputs_embeds_projector(inputs)
+            for layer in depth.layers:
+                hidden = layer(
+                    hidden,
+                    past_key_values=past,
+                    use_cache=True,
+                    position_embeddings=tuple(turn[:, start : number + 1] for turn in turns),
+                )
+            logits = depth.norm(hidden[:, -1]) @ heads[number - 1]
+            codes.append(rest.draw(logits, noise[:, number]))
+            start = number + 1
+        return torch.stack(codes, 1)
+
+
+class Decode(Stage[Line, Samples]):
+    """Turns frames into sound: the first at once, later ones several together where the listener can wait."""
+
+    name = "decode"
+
+    def __init__(self, network: Network) -> None:
+        self._network, self.limit = network, network.num_slots
+        self._codec = network.model.codec_model
+
+    def size(self, item: Line, lead_s: float) -> None:
+        """Note what the listener has in hand. All lines go together, so that they meet at the next step too."""
+        item.lead_s = lead_s
+
+    def run(self, items: Sequence[Line], size: Hashable) -> list[Samples]:
+        """Decode the lines that do not wait, together where they have as many frames."""
+        import torch
+
+        together = defaultdict(list)
+        for line in sorted(items, key=lambda line: line.slot):
+            if not line.frames_left or len(line.frames) >= min(1 + int(line.lead_s / WAITING_S), MOST_FRAMES):
+                together[len(line.frames)].append(line)
+        samples = {line: np.zeros(0, np.float32) for line in items}
+        for lines in together.values():
+            codes = torch.stack([torch.stack(line.frames, -1) for line in lines])
+            # The vocabulary has a few codes more, which speech has no use for; a GPU does not survive one here.
+            latents = self._codec.quantizer.decode(codes.clamp(max=self._codec.config.codebook_size - 1))
+            sound = self._network.codec.decode([line.slot for line in lines], latents)[:, 0].float().cpu().numpy()
+            for line, heard in zip(lines, sound, strict=True):
+                samples[line] = heard
+                line.frames.clear()
+        return [samples[line] for line in items]

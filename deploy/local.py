@@ -160,8 +160,14 @@ def plan_workers(gpus: Sequence[str], first_port: int) -> dict[str, Process]:
         where = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu, "SONORANT_DEVICE": "cuda:0"}
         name = os.environ.get("SONORANT_WORKER_ID") or socket.gethostname()
         identity = {"SONORANT_WORKER_ID": f"{name}-{index}", "SONORANT_LISTEN": address}
-        plan[address] = Process(f"worker {index}", ["-m", "worker"], {**where, **identity})
+        plan[address] = Process(f"worker {index}", ["-m", "worker"], {**where, **identity, **_metrics(index)})
     return plan
+
+
+def _metrics(index: int) -> dict[str, str]:
+    """Give each worker a port of its own for its metrics, counted from the one that is set."""
+    host, _, port = os.environ.get("SONORANT_METRICS_LISTEN", "").rpartition(":")
+    return {"SONORANT_METRICS_LISTEN": f"{host}:{int(port) + index}"} if host and port.isdecimal() else {}
 
 
 def say(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,12 +21,13 @@ from gateway.catalogue import Catalogue
 from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
 from gateway.fleet.link import Fleet
 from gateway.hub import HubList
+from gateway.metrics import Metrics
 from gateway.quotas import Quotas
 from gateway.requests import RequestLog
 from gateway.routes.docs import assets as docs_assets
 from gateway.routes.docs import openapi
 from gateway.routes.docs import page as docs_page
-from gateway.routes.health import healthz, readyz
+from gateway.routes.health import healthz, metrics, readyz
 from gateway.routes.live import Sessions, live, no_session
 from gateway.routes.models import audio_models, catalogue_models, get_model, list_models, load_model, unload_model
 from gateway.routes.speech import speech
@@ -49,6 +51,7 @@ ROUTES = [
     Route("/api/models/{name:path}/unload", unload_model, methods=["POST"]),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
+    Route("/metrics", metrics),
     Route("/openapi.json", openapi),
     Route("/docs", docs_page),
     docs_assets,
@@ -92,6 +95,9 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await fleet.start()
+        # What has been loaded stays; left to the collector, it is looked through again and again while streams run.
+        gc.collect()
+        gc.freeze()
         yield
         await hub.stop()
         await fleet.stop()
@@ -121,6 +127,7 @@ def create_app(settings: Settings) -> Starlette:
     )
     app.state.settings = settings
     app.state.fleet = fleet
+    app.state.metrics = Metrics(fleet)
     app.state.catalogue = Catalogue(fleet, hub, settings)
     app.state.voices = VoiceStore(settings.data_dir.expanduser() / "voices", settings.max_voices)
     app.state.quotas = Quotas(settings.rate_requests, settings.rate_characters, settings.rate_streams)

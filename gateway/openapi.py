@@ -294,6 +294,15 @@ def _paths(settings: Settings, options: Mapping[str, Schema]) -> Schema:
                 reasons=("DRAINING", "NO_WORKER"),
             )
         },
+        "/metrics": {
+            "get": _operation(
+                "health",
+                "metrics",
+                "Figures for Prometheus",
+                "In its text format.",
+                answer={"description": "As asked.", "content": {"text/plain": {"schema": _STRING}}},
+            )
+        },
     }
 
 

@@ -25,7 +25,7 @@ class Plan:
 
     Args:
         asked: What the client wants.
-        owner: Whose custom voices may be used.
+        owner: Who asks: whose custom voices may be used, and with whom others take turns.
         catalogue: Names of models and voices.
         voices: Custom voices.
         settings: Defaults and bit rates.
@@ -45,6 +45,7 @@ class Plan:
         self.format = asked.response_format or asked.format or settings.default_format
         self._asked = asked
         self._settings = settings
+        self._owner = owner
         self._voice, self._voice_place = catalogue.voice(asked.voice_name)
         self._reference = voices.find(owner, asked.voice_name)
         self._aliases = catalogue.voice_aliases
@@ -56,7 +57,9 @@ class Plan:
                 param="sample_rate",
             )
 
-    def speak(self, fleet: Fleet, text: str, request_id: str, segments_before: int = 0) -> Speech:
+    def speak(
+        self, fleet: Fleet, text: str, request_id: str, segments_before: int = 0, *, is_live: bool = True
+    ) -> Speech:
         """Prepare the call; `Speech.open` begins it, `Speech.cancel` must end it.
 
         Args:
@@ -64,6 +67,7 @@ class Plan:
             text: What to say.
             request_id: Found again in the logs.
             segments_before: Segments of the same text that earlier calls have spoken.
+            is_live: Whether somebody listens meanwhile; not where all of it is gathered before it is sent.
         """
         timeout = Duration()
         timeout.FromMilliseconds(round(1000 * self._settings.first_audio_timeout_s))
@@ -78,6 +82,8 @@ class Plan:
             instructions=self._asked.instructions or "",
             first_audio_timeout=timeout,
             segments_before=segments_before,
+            tenant=self._owner,
+            delivery=speech_pb2.DELIVERY_LIVE if is_live else speech_pb2.DELIVERY_WHOLE,
         )
         if self._asked.options:
             request.options.CopyFrom(_struct(self._asked.options))

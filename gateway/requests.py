@@ -22,7 +22,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_QUIET_PATHS = frozenset({"/healthz", "/readyz"})
+_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 _BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
@@ -72,6 +72,7 @@ class RequestLog:
             raise
         finally:
             fields["outcome"] = fields["outcome"] or _outcome(int(str(fields["status"])))
+            request.app.state.metrics.note_request(getattr(scope.get("route"), "path", ""), fields)
             level = "debug" if scope["path"] in _QUIET_PATHS else "info"
             duration_ms = round(1000 * (time.monotonic() - started), 1)
             line = {

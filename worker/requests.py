@@ -21,6 +21,7 @@ from worker.errors import InvalidRequest, UnsupportedOption, VoiceNotFound
 from worker.wire import options_schema
 
 MAX_REQUEST_ID = 128
+MAX_TENANT = 128
 MOST_NAMED = 60
 """How many voices an error names."""
 
@@ -41,6 +42,10 @@ def check(request: speech_pb2.SynthesizeRequest) -> None:
         raise InvalidRequest(
             f"`request_id` has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
             field="request_id",
+        )
+    if len(request.tenant) > MAX_TENANT:
+        raise InvalidRequest(
+            f"`tenant` has {len(request.tenant)} characters; at most {MAX_TENANT} are taken", field="tenant"
         )
     if not request.input.strip():
         raise InvalidRequest("`input` is empty; it must hold some text to speak", field="input")

@@ -238,7 +238,8 @@ class Row:
 
     def _hand_over(self, block: Block) -> None:
         if num_samples := len(block.samples):
-            self.playback.add(num_samples, time.monotonic(), is_reader_waiting=self.num_made == self._num_taken)
+            is_waited_for = self.work.is_live and self.num_made == self._num_taken
+            self.playback.add(num_samples, time.monotonic(), is_reader_waiting=is_waited_for)
             self.num_made += num_samples
         self.loop.call_soon_threadsafe(self._results.put_nowait, block)
 

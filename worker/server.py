@@ -21,6 +21,7 @@ from worker.admission import Admission
 from worker.changes import Changes
 from worker.engines.registry import Registry
 from worker.errors import WorkerError
+from worker.metrics import Metrics
 from worker.scheduler import Scheduler
 from worker.servicer import ModelServicer, SpeechServicer
 from worker.settings import Settings, WrongSetting, amount_bytes
@@ -64,6 +65,7 @@ async def serve(settings: Settings) -> None:
     with _setting("DEVICE", settings.device):
         where = device.find(settings.device)
     changes = Changes()
+    metrics = Metrics()
     lanes = (settings.threads or where.lanes) if where.id == "cpu" else where.lanes
     scheduler = Scheduler(
         admission=Admission(lanes=lanes, capacity=settings.capacity, queue_s=settings.queue_s, lead_s=settings.lead_s),
@@ -71,6 +73,7 @@ async def serve(settings: Settings) -> None:
         lanes=lanes,
         starts=1 if where.id == "cpu" else BATCHED_STARTS,
         use_threads=where.use_threads,
+        observe=metrics.note_run,
     )
     total, _ = where.memory()
     hub = Hub()
@@ -80,6 +83,7 @@ async def serve(settings: Settings) -> None:
         settings.cache_dir,
         budget=amount_bytes(settings.disk_budget, hub.space()[0]),
         trusted=settings.trust_remote_code,
+        vocoder_dtype=settings.vocoder_dtype,
     )
     models = Residency(
         registry,
@@ -102,7 +106,7 @@ async def serve(settings: Settings) -> None:
     status = Status(settings.worker_id, where, registry, models, scheduler, changes)
 
     server = grpc.aio.server(options=CHANNEL_OPTIONS)
-    speech = SpeechServicer(settings.worker_id, models, scheduler, settings.first_audio_timeout_s)
+    speech = SpeechServicer(settings.worker_id, models, scheduler, settings.first_audio_timeout_s, metrics)
     speech_pb2_grpc.add_SpeechServiceServicer_to_server(speech, server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(status), server)
     checks = health.aio.HealthServicer()
@@ -114,6 +118,13 @@ async def serve(settings: Settings) -> None:
         server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise WrongSetting(f"SONORANT_LISTEN={settings.listen}: cannot listen there; is the port taken?") from error
+    if place := settings.metrics_place:
+        try:
+            metrics.serve(*place, status)
+        except OSError as error:
+            raise WrongSetting(
+                f"SONORANT_METRICS_LISTEN={settings.metrics_listen}: cannot listen there: {error.strerror or error}"
+            ) from error
 
     ending = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):

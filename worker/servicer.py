@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from worker.errors import (
     UnsupportedModel,
     WorkerError,
 )
+from worker.metrics import Call, Metrics
 from worker.requests import check, required, seconds_of, settings_of
 from worker.rows import Row, Work
 from worker.scheduler import Scheduler
@@ -51,13 +52,22 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         models: The models.
         scheduler: The device.
         first_audio_timeout_s: How long to wait for the first audio where the request does not say.
+        metrics: Told what comes of every call.
     """
 
-    def __init__(self, worker_id: str, models: Residency, scheduler: Scheduler, first_audio_timeout_s: float) -> None:
+    def __init__(
+        self,
+        worker_id: str,
+        models: Residency,
+        scheduler: Scheduler,
+        first_audio_timeout_s: float,
+        metrics: Metrics,
+    ) -> None:
         self._worker_id = worker_id
         self._models = models
         self._scheduler = scheduler
         self._first_audio_timeout_s = first_audio_timeout_s
+        self._metrics = metrics
 
     # The generated types know only generators; `write` is what gets an error at the line where the call is cancelled.
     async def Synthesize(  # type: ignore[override]  # noqa: N802
@@ -65,9 +75,10 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
     ) -> None:
         """Speak one utterance; see the contract."""
         arrived_at = time.monotonic()
-        async with _reporting(context):
+        call = Call()
+        async with _reporting(context, partial(self._metrics.note_end, call)):
             check(request)
-            resident = self._models.find(required(request.model, "model"), request.model_revision)
+            call.resident = resident = self._models.find(required(request.model, "model"), request.model_revision)
             timeout_s = self._first_audio_timeout_s
             if request.HasField("first_audio_timeout"):
                 timeout_s = seconds_of(request.first_audio_timeout, "first_audio_timeout")
@@ -76,20 +87,21 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                 model = await self._models.acquire(resident, may_load)
                 loaded_at = time.monotonic()
                 row, settings = await self._submit(request, resident, model)
+                call.row = row
                 writer = StreamWriter(model.card.sample_rate_hz, request.encoding)
                 with row:
                     async for block in row:
                         for message in writer.messages(block):
                             if not message.audio.first_sample:
                                 waiting.reschedule(None)
-                                first_audio_s = time.monotonic() - arrived_at
+                                call.first_audio_s = time.monotonic() - arrived_at
                                 header = self._header(request, resident, settings, writer.format)
                                 header.queue_time.CopyFrom(duration(row.queue_s))
                                 header.load_time.CopyFrom(duration(loaded_at - arrived_at))
                                 message.header.CopyFrom(header)
                             await context.write(message)
                             row.first_audio_sent()
-                    summary = summary_message(writer, row, first_audio_s)
+                    summary = summary_message(writer, row, call.first_audio_s)
                     await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
                     log.log(
                         logging.WARNING if writer.is_cut else logging.DEBUG,
@@ -98,7 +110,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                         model=resident.name,
                         voice=settings.speaker,
                         audio_s=round(row.made_s, 3),
-                        ttfa_ms=round(1000 * first_audio_s, 1),
+                        ttfa_ms=round(1000 * call.first_audio_s, 1),
                         queue_ms=round(1000 * row.queue_s, 1),
                         busy_ms=round(1000 * row.busy_s, 1),
                         rtf=round(row.rtf, 4),
@@ -242,11 +254,20 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 
 
 @asynccontextmanager
-async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-    """End the call with the error's code and details, as `errors.proto` says."""
+async def _reporting(
+    context: grpc.aio.ServicerContext[Any, Any], on_end: Callable[[str, str], None] = lambda *_: None
+) -> AsyncIterator[None]:
+    """End the call with the error's code and details, as `errors.proto` says.
+
+    Args:
+        context: Of the call.
+        on_end: Told the name of the code, and the reason of the error if there is one.
+    """
+    code, reason = "CANCELLED", ""
     try:
         try:
             yield
+            code = "OK"
         except (WorkerError, grpc.aio.AbortError):
             raise
         except grpc.aio.InternalError as error:
@@ -256,9 +277,13 @@ async def _reporting(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterat
             log.exception("call failed")
             raise EngineFailure(f"the worker made a mistake: {type(error).__name__}: {error}") from error
     except WorkerError as error:
-        code = grpc.StatusCode[error.code]
-        status = error_message(error, code.value[0])
-        await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+        code, reason = error.code, error.reason
+        status = error_message(error, grpc.StatusCode[code].value[0])
+        await context.abort(
+            grpc.StatusCode[code], status.message, (("grpc-status-details-bin", status.SerializeToString()),)
+        )
+    finally:
+        on_end(code, reason)
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SONORANT_", frozen=True, extra="ignore")
 
     listen: str = Field("127.0.0.1:50051", min_length=1, description="Address that the worker listens at.")
+    metrics_listen: str = Field("", description="Address that Prometheus finds `/metrics` at; none if empty.")
     device: str = Field("auto", description="`auto` (first GPU, else the CPU), `cpu` or `cuda:N`.")
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Names of the engines to use, separated by commas; all installed ones if empty."
@@ -40,6 +41,9 @@ class Settings(BaseSettings):
     )
     trust_remote_code: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Model ids whose repositories may run code of their own, separated by commas."
+    )
+    vocoder_dtype: Literal["", "float32", "float16", "bfloat16"] = Field(
+        "", description="Numbers that the vocoders of VITS models compute in; those of their weights if empty."
     )
     memory_budget: str = Field(
         "80%", description="Most memory that models may hold: `8GiB`, or a share of the device's, `80%`."
@@ -82,11 +86,22 @@ class Settings(BaseSettings):
             raise ValueError("it must be auto, cpu or cuda:N")
         return value
 
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_place(cls, value: str) -> str:
+        place(value)
+        return value
+
     @field_validator("memory_budget", "disk_budget")
     @classmethod
     def _is_amount(cls, value: str) -> str:
         amount_bytes(value, total=0)
         return value
+
+    @property
+    def metrics_place(self) -> tuple[str, int] | None:
+        """Host and port of the metrics; None if they are not served."""
+        return place(self.metrics_listen)
 
     @property
     def stays(self) -> tuple[str, ...]:
@@ -97,6 +112,20 @@ class Settings(BaseSettings):
     def preloaded(self) -> tuple[str, ...]:
         """Models to load at start."""
         return (self.default_model,) if self.preload is None else self.preload
+
+
+def place(address: str) -> tuple[str, int] | None:
+    """Read an address, `HOST:PORT` with an IPv6 address in brackets; None if it is empty.
+
+    Raises:
+        ValueError: It is no address.
+    """
+    if not address:
+        return None
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+)):(\d{1,5})", address, re.ASCII)
+    if not match or not 1 <= int(match[3]) <= 65535:
+        raise ValueError(f"{address!r} is no address to listen at; give HOST:PORT, such as 127.0.0.1:9090")
+    return match[1] or match[2], int(match[3])
 
 
 def amount_bytes(amount: str, total: int) -> int:

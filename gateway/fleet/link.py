@@ -240,12 +240,13 @@ class Speech:
         try:
             while message is not None:
                 self.marks.extend(message.marks)
-                if message.audio.pcm:
-                    if message.audio.first_sample != self.num_samples:
-                        lost = f"expected sample {self.num_samples}, got {message.audio.first_sample}"
+                audio = message.audio
+                if pcm := audio.pcm:  # Taken once: each access makes a copy.
+                    if audio.first_sample != self.num_samples:
+                        lost = f"expected sample {self.num_samples}, got {audio.first_sample}"
                         raise ApiError("ENGINE_FAILURE", f"audio was lost on the way: {lost}")
-                    self.num_samples += len(message.audio.pcm) // 2
-                    yield message.audio.pcm
+                    self.num_samples += len(pcm) // 2
+                    yield pcm
                 if message.HasField("summary"):
                     self.summary = message.summary
                 message = await self._read()

@@ -1,7 +1,10 @@
-"""Whether the gateway lives, and whether it can speak."""
+"""Whether the gateway lives, whether it can speak, and how it does."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -28,14 +31,32 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready", "model": default})
 
 
+async def metrics(request: Request) -> Response:
+    """`GET /metrics`: what Prometheus collects.
+
+    It needs no key, as `/healthz` does not: whoever watches servers is no user of them and has none, and it tells of
+    no text, key or caller.
+    """
+    state = request.app.state
+    text = state.metrics.text(Counter(map(_state, state.fleet)), len(state.sessions))
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _state(link: WorkerLink) -> str:
+    """How a worker stands, one of `gateway.metrics.WORKER_STATES`."""
+    if not link.status:
+        return "down"
+    return "draining" if link.status.draining else "starting" if link.status.starting else "up"
+
+
 def _describe(link: WorkerLink) -> dict[str, object]:
     status = link.status
     if not status:
-        return {"address": link.address, "state": "down"}
+        return {"address": link.address, "state": _state(link)}
     device = status.device
     return {
         "address": link.address,
-        "state": "draining" if status.draining else "starting" if status.starting else "up",
+        "state": _state(link),
         "id": status.worker_id,
         "device": {
             "id": device.id,
@@ -47,6 +68,7 @@ def _describe(link: WorkerLink) -> dict[str, object]:
         "active": status.active,
         "queued": status.queued,
         "capacity": status.capacity,
+        "expected_wait_s": round(status.expected_wait.ToTimedelta().total_seconds(), 3),
         "outstanding": link.outstanding,
         "build": status.build,
     }

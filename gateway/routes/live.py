@@ -26,6 +26,7 @@ from gateway.audio.encode import Encoder
 from gateway.auth import SUBPROTOCOL, Key
 from gateway.errors import ApiError
 from gateway.fleet.link import Speech
+from gateway.metrics import Figures
 from gateway.plan import Plan, usage
 from gateway.quotas import Admission
 from gateway.schema import Append, Configure, parse_message
@@ -95,6 +96,8 @@ class Turn:
         encoder: What makes the audio.
         num_segments: Segments spoken so far.
         num_samples: Samples so far, at the model's rate; pauses between pieces included.
+        began_at: When its first piece could be spoken, on the monotonic clock.
+        ttfa_ms: Time from then to its first audio sent; None before.
     """
 
     def __init__(self, number: int, plan: Plan, config: Configure) -> None:
@@ -111,6 +114,8 @@ class Turn:
         self.encoder: Encoder | None = None
         self.num_segments = 0
         self.num_samples = 0
+        self.began_at = 0.0
+        self.ttfa_ms: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -151,6 +156,7 @@ class Session:
         self._open: Turn | None = None  # The one whose text has not ended; not among the others if it was refused.
         self._num_turns = 0
         self._audio_s = 0.0
+        self._figures = Figures()
         self._wake = asyncio.Event()
         self._is_closing = False
         self._is_draining = False
@@ -168,7 +174,7 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._log.update(turns=self._num_turns, audio_s=round(self._audio_s, 3))
+            self._log.update({**self._figures.line(), "turns": self._num_turns, "audio_s": round(self._audio_s, 3)})
         if code is None:
             return
         self._log["outcome"] = {NORMAL: "ok", SERVICE_RESTART: "drained"}.get(code, "refused")
@@ -342,7 +348,7 @@ class Session:
         number = 0
         while piece := await self._next(turn):
             number += 1
-            began = time.monotonic()
+            turn.began_at = turn.began_at or time.monotonic()
             if admissions:
                 await admissions[0].add(len(piece.text))
             else:
@@ -352,19 +358,22 @@ class Session:
                 return
             request_id = f"{self._websocket.state.request_id[:96]}.{turn.number}.{number}"
             turn.spoken = spoken = turn.plan.speak(self._state.fleet, piece.text, request_id, turn.num_segments)
-            await spoken.open()
-            if turn.is_over:
-                return
-            self._log.setdefault("ttfa_ms", _ms(time.monotonic() - began))
-            await self._begin_piece(turn, spoken.header)
-            await self._relay(turn, piece, spoken, pause)
-            if turn.is_over:
-                return
+            try:
+                await spoken.open()
+                if turn.is_over:
+                    return
+                await self._begin_piece(turn, spoken.header)
+                await self._relay(turn, piece, spoken, pause)
+                if turn.is_over:
+                    return
+            finally:
+                spoken.cancel()
+                self._figures.add(spoken)
+                self._state.metrics.note_speech(turn.plan.model, spoken)
             assert spoken.summary
             turn.num_segments += spoken.summary.segments
             pause_s = 0.0 if piece.is_broken else spoken.summary.pause.ToTimedelta().total_seconds()
             pause = bytes(2 * round(pause_s * spoken.header.format.sample_rate_hz))
-            spoken.cancel()
         if turn.is_over:
             return
         if not turn.encoder:
@@ -443,6 +452,10 @@ class Session:
                 await self._send({"type": "websocket.send", "bytes": frame})
             else:
                 await self._say("speech.audio.delta", turn=turn.number, audio=base64.b64encode(frame).decode())
+            if turn.ttfa_ms is None:
+                turn.ttfa_ms = _ms(time.monotonic() - turn.began_at)
+                self._log.setdefault("ttfa_ms", turn.ttfa_ms)
+                self._state.metrics.note_first_audio(turn.plan.model, turn.ttfa_ms, is_live=True)
 
     async def _news(self) -> None:
         self._wake.clear()
@@ -484,6 +497,9 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: set[Session] = set()
         self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     @contextmanager
     def opened(self, session: Session) -> Iterator[None]:

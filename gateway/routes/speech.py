@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.audio.encode import Encoder
 from gateway.errors import ApiError, ClientGone
 from gateway.fleet.link import Speech
+from gateway.metrics import Figures
 from gateway.plan import Plan
 from gateway.requests import until_gone
 from gateway.schema import parse_speech
@@ -42,12 +43,18 @@ async def speech(request: Request) -> Response:
         raise ApiError("DRAINING", "the server is shutting down", retry_after_s=1.0)
     plan = Plan(asked, request.state.key.name, state.catalogue, state.voices, state.settings)
     request.state.log.update(model=plan.model, voice=asked.voice_name, format=plan.format, chars=len(asked.input))
-    spoken = plan.speak(state.fleet, asked.input, request.state.request_id)
+    is_live = asked.stream_format == "sse" or (asked.stream is not False and request.scope["http_version"] == "1.1")
+    spoken = plan.speak(state.fleet, asked.input, request.state.request_id, is_live=is_live)
     admission = await state.quotas.admit(request.state.key, len(asked.input))
 
     def end() -> None:
         spoken.cancel()
         admission.release()
+        fields = request.state.log
+        fields.update(Figures().add(spoken).line())
+        state.metrics.note_speech(plan.model, spoken)
+        if "ttfa_ms" in fields:
+            state.metrics.note_first_audio(plan.model, fields["ttfa_ms"], is_live=is_live)
 
     try:
         await until_gone(request, spoken.open())
@@ -66,12 +73,12 @@ async def speech(request: Request) -> Response:
         if asked.stream_format == "sse":
             encoder = plan.encoder(header, rate_hz=SSE_RATE_HZ)
             return SpeechResponse(
-                request, spoken, _events(request, plan, asked.input, spoken, encoder), encoder, headers, end, EVENTS
+                request, _events(request, plan, asked.input, spoken, encoder), encoder, headers, end, EVENTS
             )
-        if asked.stream is False or request.scope["http_version"] != "1.1":
+        if not is_live:
             return await _whole(request, plan, spoken, headers, end)
         encoder = plan.encoder(header)
-        return SpeechResponse(request, spoken, _encoded(spoken, encoder), encoder, headers, end)
+        return SpeechResponse(request, _encoded(spoken, encoder), encoder, headers, end)
     except ApiError as error:
         end()
         error.headers.update(admission.headers)
@@ -86,7 +93,6 @@ class SpeechResponse(Response):
 
     Args:
         request: Whose answer this is.
-        spoken: An open utterance.
         body: The body, in pieces as they come.
         encoder: What makes the audio in it.
         headers: More headers.
@@ -97,7 +103,6 @@ class SpeechResponse(Response):
     def __init__(
         self,
         request: Request,
-        spoken: Speech,
         body: AsyncIterator[bytes],
         encoder: Encoder,
         headers: dict[str, str],
@@ -105,7 +110,6 @@ class SpeechResponse(Response):
         media_type: str = "",
     ) -> None:
         self._request = request
-        self._spoken = spoken
         self._pieces = body
         self._end = end
         self._all_sent = False
@@ -127,14 +131,16 @@ class SpeechResponse(Response):
             fields.update(outcome="cut", reason=error.reason, error=error.message)
         finally:
             self._end()
-            fields.update(_figures(self._spoken))
 
     async def _send_all(self, send: Send) -> None:
+        state = self._request.state
+        fields, started = state.log, state.started
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for piece in self._pieces:
             if piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                _note_first_audio(self._request)
+                if "ttfa_ms" not in fields:
+                    fields["ttfa_ms"] = round(1000 * (time.monotonic() - started), 1)
         self._all_sent = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -176,7 +182,6 @@ async def _whole(
         pieces = await until_gone(request, gather())
     finally:
         spoken.cancel()
-        request.state.log.update(_figures(spoken))
     if head := encoder.head():
         pieces[0] = head + pieces[0][len(head) :]
     if spoken.was_cut:
@@ -187,24 +192,7 @@ async def _whole(
         for piece in pieces:
             yield piece
 
-    return SpeechResponse(request, spoken, body(), encoder, headers, end)
-
-
-def _note_first_audio(request: Request) -> None:
-    request.state.log.setdefault("ttfa_ms", round(1000 * (time.monotonic() - request.state.started), 1))
-
-
-def _figures(spoken: Speech) -> dict[str, object]:
-    """What the log says of an utterance: seconds of audio, compute time by audio time, and moves if there were any."""
-    audio_s = spoken.num_samples / spoken.header.format.sample_rate_hz
-    figures: dict[str, object] = {"audio_s": round(audio_s, 3)}
-    if spoken.summary and audio_s:
-        figures["rtf"] = round(spoken.summary.synthesis_time.ToTimedelta().total_seconds() / audio_s, 4)
-    if spoken.was_cut:
-        figures["ran_away"] = True
-    if spoken.moves:
-        figures["moves"] = spoken.moves
-    return figures
+    return SpeechResponse(request, body(), encoder, headers, end)
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -1,7 +1,7 @@
 """Voices of Piper with random weights: one alone, and a collection laid out as `rhasspy/piper-voices` is.
 
 The graph has the inputs, the output and the two draws of noise of a VITS, and next to nothing in between: embeddings,
-random durations, and a transposed convolution from latent frames to samples.
+random durations, and a decoder of the shape of HiFi-GAN that upsamples latent frames to samples in two steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODEL = "tiny-org/tiny-piper"
 COLLECTION = "tiny-org/tiny-piper-voices"
 ALPHABET = "_^$ !'(),-.:;?abcdefhijklmnopqrstuvwxyzæðŋɐɑɒɔəɚɛɜɡɪɹɾʃʊʌʒʔˈˌːθᵻ"
 UKRAINIAN = "_^$ !'(),-.:;?абвгґдеєжзиійклмнопрстуфхцчшщьюяї\u0306\u0308"
-HOP = 256
+STRIDES = (8, 32)
 CHANNELS = 16
 SPEAKERS = ("p1", "p23", "p456")
 
@@ -98,11 +98,20 @@ def graph(number: int, num_speakers: int) -> Any:
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(number)
-    kernel = rng.standard_normal((CHANNELS, 1, 2 * HOP)) * np.hanning(2 * HOP) / CHANNELS
+
+    def kernel(*shape: int, gain: float) -> npt.NDArray[np.float32]:
+        return (rng.standard_normal(shape) * gain).astype(np.float32)
+
+    first, second = STRIDES
     weights = {
         "enc_p.emb.weight": rng.standard_normal((256, CHANNELS)).astype(np.float32),
         "emb_g.weight": rng.standard_normal((max(1, num_speakers), CHANNELS)).astype(np.float32),
-        "dec.weight": kernel.astype(np.float32),
+        "dec.conv_pre.weight": kernel(CHANNELS, CHANNELS, 7, gain=0.1),
+        "dec.cond.weight": kernel(CHANNELS, CHANNELS, 1, gain=0.25),
+        "dec.ups.0.weight": kernel(CHANNELS, 4, 2 * first, gain=0.2),
+        "dec.resblock.weight": kernel(4, 4, 3, gain=0.2),
+        "dec.ups.1.weight": kernel(4, 1, 2 * second, gain=0.4),
+        "dec.conv_post.weight": kernel(1, 1, 7, gain=0.4),
         "frames": np.array(6.0, np.float32),
         "most_frames": np.array(24.0, np.float32),
         "least_frames": np.array(1.0, np.float32),
@@ -151,7 +160,17 @@ def graph(number: int, num_speakers: int) -> Any:
         node("RandomNormalLike", ["mean"], ["prior_noise"], name="/RandomNormalLike", dtype=TensorProto.FLOAT),
         node("Mul", ["prior_noise", "noise_scale"], ["prior_scaled"]),
         node("Add", ["mean", "prior_scaled"], ["latent"]),
-        node("ConvTranspose", ["latent", "dec.weight"], ["decoded"], strides=[HOP], pads=[HOP // 2, HOP // 2]),
+        node("Conv", ["latent", "dec.conv_pre.weight"], ["pre"], pads=[3, 3]),
+        node("Unsqueeze", ["speaker", "third"], ["speaker_column"]),
+        node("Conv", ["speaker_column", "dec.cond.weight"], ["cond"]),
+        node("Add", ["pre", "cond"], ["conditioned"]),
+        node("LeakyRelu", ["conditioned"], ["coarse"]),
+        node("ConvTranspose", ["coarse", "dec.ups.0.weight"], ["fine"], strides=[first], pads=[first // 2] * 2),
+        node("LeakyRelu", ["fine"], ["activated"]),
+        node("Conv", ["activated", "dec.resblock.weight"], ["convolved"], dilations=[12], pads=[12, 12]),
+        node("Add", ["convolved", "fine"], ["blocked"]),
+        node("ConvTranspose", ["blocked", "dec.ups.1.weight"], ["finest"], strides=[second], pads=[second // 2] * 2),
+        node("Conv", ["finest", "dec.conv_post.weight"], ["decoded"], pads=[3, 3]),
         node("Tanh", ["decoded"], ["wave"]),
         node("Unsqueeze", ["wave", "third"], ["output"]),
     ]

@@ -23,7 +23,9 @@ from tests.checkpoints.espnet import CONFIG, FAMILY, GENERATOR, HIDDEN, MODEL, R
 from worker.audio import trim_silence
 from worker.engines.base import Checkpoint, HubModel, Samples, SegmentLimits, Settings
 from worker.engines.espnet import EspnetEngine
+from worker.engines.stages import alone
 from worker.engines.vits import Vits, VitsEngine
+from worker.engines.vits_network import Reading
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text.arpabet import to_arpabet
 
@@ -72,7 +74,11 @@ def change(root: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def speak(model: Vits, text: str = TEXT, settings: Settings = SETTINGS) -> Samples:
-    return np.concatenate(list(model.speak(text, 0, settings)))
+    return np.concatenate(list(alone(model.speak(text, 0, settings))))
+
+
+def reading(tokens: list[int], seed: int) -> Reading:
+    return Reading(tokens, seed, None, 1.0, noise_scale=0.667, noise_scale_duration=0.8, max_frames=1000)
 
 
 def test_the_samples_are_those_of_a_decode_of_the_whole(root: Path, model: Vits) -> None:
@@ -83,14 +89,8 @@ def test_the_samples_are_those_of_a_decode_of_the_whole(root: Path, model: Vits)
 
 
 def test_the_samples_are_those_that_espnet_gave(model: Vits) -> None:
-    import torch
-
-    network = model._network
-    torch.manual_seed(5)
-    latents = network.encode(
-        ESPNET_IDS, speaker=None, speed=1.0, noise_scale=0.667, noise_scale_duration=0.8, max_frames=1000
-    )
-    samples = network.decode(latents, 0, latents.num_frames)
+    (latents,) = model._network.encode([reading(ESPNET_IDS, seed=5)])
+    samples = model._network.decode(latents.frames, latents.speaker)[0].numpy()
     assert len(samples) == ESPNET_NUM_SAMPLES
     given = samples[::ESPNET_STRIDE][: len(ESPNET_SAMPLES)]
     np.testing.assert_allclose(given, ESPNET_SAMPLES, rtol=0, atol=1e-5)
@@ -144,6 +144,27 @@ def test_padding_does_not_reach_the_tokens_before_it(model: Vits) -> None:
     torch.testing.assert_close(padded, alone, rtol=0, atol=1e-5)
 
 
+def test_padding_does_not_reach_the_tokens_before_it_through_convolutions() -> None:
+    import torch
+
+    from worker.engines.espnet_vits import DEFAULTS, Convolution, FeedForward
+
+    params = {**DEFAULTS, "hidden_channels": HIDDEN, "text_encoder_positionwise_conv_kernel_size": 3}
+    hidden = torch.randn(1, 6, HIDDEN, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([1.0, 1, 1, 1, 0, 0]).view(1, 6, 1)
+    for layer in FeedForward(params), Convolution(params):
+        layer.eval()
+        alone = layer(hidden[:, :4], mask[:, :4])
+        torch.testing.assert_close(layer(hidden, mask)[:, :4], alone, rtol=0, atol=1e-6)
+
+
+def test_segments_in_a_batch_are_what_they_are_alone(model: Vits) -> None:
+    readings = [reading(ESPNET_IDS[:count], seed=count) for count in (30, 7, 18)]
+    for together, single in zip(model._network.encode(readings), readings, strict=True):
+        (expected,) = model._network.encode([single])
+        np.testing.assert_allclose(together.frames.numpy(), expected.frames.numpy(), rtol=0, atol=1e-5)
+
+
 def test_weights_kept_apart_from_their_norms_are_put_together(model: Vits) -> None:
     state = weights()
     name = "tts.generator.decoder.blocks.4.convs2.1.1"
@@ -179,11 +200,11 @@ def test_a_stress_that_the_token_list_lacks_is_another(model: Vits) -> None:
 
 
 def test_speech_comes_window_by_window_and_ends_when_closed(model: Vits) -> None:
-    assert len(list(model.speak(TEXT, 0, SETTINGS))) > 3
+    assert len(list(alone(model.speak(TEXT, 0, SETTINGS)))) > 2
     decoded: list[object] = []
     hook = model._network._model.decoder.register_forward_hook(lambda *_: decoded.append(None))
     try:
-        speech = model.speak(TEXT, 0, SETTINGS)
+        speech = alone(model.speak(TEXT, 0, SETTINGS))
         next(speech)
         speech.close()
     finally:
@@ -193,10 +214,10 @@ def test_speech_comes_window_by_window_and_ends_when_closed(model: Vits) -> None
 
 def test_two_utterances_in_turns_are_what_they_are_alone(model: Vits) -> None:
     requests = [(TEXT, SETTINGS), ("Good morning.", replace(SETTINGS, seed=6))]
-    turns = list(zip_longest(*(model.speak(text, 0, settings) for text, settings in requests)))
+    turns = list(zip_longest(*(alone(model.speak(text, 0, settings)) for text, settings in requests)))
     for mixed, (text, settings) in zip(zip(*turns, strict=True), requests, strict=True):
         steps = [samples for samples in mixed if samples is not None]
-        np.testing.assert_array_equal(np.concatenate(steps), speak(model, text, settings))
+        np.testing.assert_allclose(np.concatenate(steps), speak(model, text, settings), rtol=0, atol=1e-5)
 
 
 def test_speed_and_options_have_effect(model: Vits) -> None:

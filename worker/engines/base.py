@@ -138,6 +138,8 @@ class Checkpoint:
         revision: Commit of the hub.
         parts: Folders of the other repositories that `Engine.parts` asked for, by their names.
         trusted: Whether the operator lets code of this repository run (`trust_remote_code`).
+        vocoder_dtype: Numbers that the operator wants vocoders to compute in, by torch's name for them; empty for those
+            of the weights.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Checkpoint:
     revision: str = ""
     parts: Mapping[str, Path] = field(default_factory=dict)
     trusted: bool = False
+    vocoder_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)

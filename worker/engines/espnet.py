@@ -81,7 +81,7 @@ class EspnetEngine(TorchEngine):
         weights = torch.load(weights_path, map_location="cpu", weights_only=True)
         rate_hz = details.get("sampling_rate", 22_050)
         network = build(details.get("generator_params", {}), len(config["token_list"]), rate_hz, weights)
-        return Vits(Network(network, device), frontend, checkpoint.revision)
+        return Vits(Network(network, device, checkpoint.vocoder_dtype), frontend, checkpoint.revision)
 
 
 def _recipes(files: Sequence[str]) -> Sequence[str]:

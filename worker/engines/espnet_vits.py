@@ -282,11 +282,11 @@ class Block(nn.Module):
         """Map [B, T, C] to [B, T, C]."""
         share = 0.5 if self.has_macaron else 1.0
         if self.has_macaron:
-            hidden = hidden + share * self.feed_forward_macaron(self.norm_ff_macaron(hidden))
+            hidden = hidden + share * self.feed_forward_macaron(self.norm_ff_macaron(hidden), padding_mask)
         hidden = hidden + self.self_attn(self.norm_mha(hidden), positions, padding_mask)
         if self.has_convolution:
-            hidden = hidden + self.conv_module(self.norm_conv(hidden))
-        hidden = hidden + share * self.feed_forward(self.norm_ff(hidden))
+            hidden = hidden + self.conv_module(self.norm_conv(hidden), padding_mask)
+        hidden = hidden + share * self.feed_forward(self.norm_ff(hidden), padding_mask)
         if self.has_convolution:
             hidden = self.norm_final(hidden)
         return hidden
@@ -339,9 +339,10 @@ class FeedForward(nn.Module):
         self.w_1 = nn.Conv1d(size, wide, kernel, padding=(kernel - 1) // 2)
         self.w_2 = nn.Conv1d(wide, size, kernel, padding=(kernel - 1) // 2)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map [B, T, C] to [B, T, C]."""
-        out: Tensor = self.w_2(torch.relu(self.w_1(hidden.transpose(1, 2))))
+    def forward(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map [B, T, C] to [B, T, C]; a convolution reads zeros after the end of a row, however long its batch is."""
+        mask = padding_mask.transpose(1, 2)
+        out: Tensor = self.w_2(torch.relu(self.w_1(hidden.transpose(1, 2) * mask)) * mask)
         return out.transpose(1, 2)
 
 
@@ -356,9 +357,9 @@ class Convolution(nn.Module):
         self.norm = nn.BatchNorm1d(size)
         self.pointwise_conv2 = nn.Conv1d(size, size, 1)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map [B, T, C] to [B, T, C]."""
-        gated = functional.glu(self.pointwise_conv1(hidden.transpose(1, 2)), dim=1)
+    def forward(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:
+        """Map [B, T, C] to [B, T, C]; likewise."""
+        gated = functional.glu(self.pointwise_conv1(hidden.transpose(1, 2)), dim=1) * padding_mask.transpose(1, 2)
         out: Tensor = self.pointwise_conv2(functional.silu(self.norm(self.depthwise_conv(gated))))
         return out.transpose(1, 2)
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import structlog
 
-from worker.audio import trim_silence
+from worker.audio import Trimmer, trim_silence
 from worker.engines.base import Card, Checkpoint, Engine, HubModel, Model, Samples, SegmentLimits, Settings, Voice
-from worker.engines.piper_graph import Config, Graph, Graphs, resample, speakers_of, tag_of
+from worker.engines.piper_graph import Config, Graph, Graphs, Piece, resample, speakers_of, tag_of
+from worker.engines.stages import Speech
 from worker.engines.stepwise import seed_of
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text import espeak
@@ -73,6 +74,7 @@ class PiperModel(Model):
     """The graphs that have been asked for, and what all of them can say."""
 
     limits = SegmentLimits(first=80, longest=300)
+    is_staged = True
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self._folder = checkpoint.folder
@@ -136,12 +138,12 @@ class PiperModel(Model):
     def check(self, text: str, voice: str) -> None:
         self._reader_of(voice).check(text, voice)
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
-        """Speak one segment, in pieces of at most 600 phonemes (nearly always one), each made in one go."""
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
+        """Speak one segment, in pieces of at most 600 phonemes (nearly always one)."""
         with self._graphs.using(settings.voice.partition("#")[0]) as graph:
             yield from self._speak(graph, text, index, settings)
 
-    def _speak(self, graph: Graph, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+    def _speak(self, graph: Graph, text: str, index: int, settings: Settings) -> Speech:
         name, _, speaker = settings.voice.partition("#")
         number = self._speakers[name].get(speaker, 0)
         noises = graph.noises(seed_of(settings, index))
@@ -150,15 +152,16 @@ class PiperModel(Model):
             graph.config.length_scale / settings.speed,
             settings.options.get("noise_w", graph.config.noise_w),
         ]
-        rate_hz = self.card.sample_rate_hz
+        rate_hz, own_hz = self.card.sample_rate_hz, graph.config.sample_rate_hz
         pause = np.zeros(round(PIECE_PAUSE_S / settings.speed * rate_hz), np.float32)
         bound_s = self.limits.bound_s(text, settings.speed)
         is_first = True
         for sentence in self._reader_of(settings.voice).read(text):
-            for piece in cut(sentence, LONGEST_PHONEMES):
-                samples = graph.run(piece, number, scales, noises, bound_s)
-                samples = trim_silence(resample(samples, graph.config.sample_rate_hz, rate_hz), rate_hz)
-                yield samples if is_first else np.concatenate([pause, samples])
+            for phonemes in cut(sentence, LONGEST_PHONEMES):
+                if not is_first:
+                    yield pause
+                sound = Trimmer(rate_hz) if own_hz == rate_hz else Resampled(own_hz, rate_hz)
+                yield from graph.speak(Piece(phonemes, number, scales, noises, bound_s), sound)
                 is_first = False
 
     def close(self) -> None:
@@ -179,6 +182,29 @@ class PiperModel(Model):
         for voice in (graph, *(f"{graph}#{name}" for name in names)):
             if found := self.find_voice(voice):
                 yield found
+
+
+class Resampled:
+    """Gathers a piece whose rate is not the model's, to bring it to that and trim it as a whole.
+
+    Args:
+        from_hz: Rate of the piece.
+        to_hz: Rate of the model.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        self._from_hz = from_hz
+        self._to_hz = to_hz
+        self._gathered: list[Samples] = []
+
+    def feed(self, samples: Samples) -> Samples:
+        """Take the next samples, float32 [S]; nothing can be heard yet."""
+        self._gathered.append(samples)
+        return samples[:0]
+
+    def flush(self) -> Samples:
+        """Give all of them, float32 [T] in [-1, 1]."""
+        return trim_silence(resample(np.concatenate(self._gathered), self._from_hz, self._to_hz), self._to_hz)
 
 
 class LetterReader(Reader):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -22,14 +22,15 @@ from worker.engines.base import (
     Checkpoint,
     HubModel,
     Model,
-    Samples,
     SegmentLimits,
     Settings,
     Voice,
     transformers_files,
 )
-from worker.engines.stepwise import Noise, TorchEngine, from_disk, seed_of
-from worker.engines.vits_network import Network, windows
+from worker.engines.stages import Speech
+from worker.engines.stepwise import TorchEngine, from_disk, seed_of
+from worker.engines.vits_network import Network, Reading
+from worker.engines.vits_stages import Decode, Encode, Rest
 from worker.errors import UnspeakableText, UnsupportedModel
 from worker.text import espeak
 from worker.text.normalise import normalise
@@ -73,7 +74,7 @@ class VitsEngine(TorchEngine):
         tokenizer = library.VitsTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
         frontend: Frontend = PhonemeFrontend(tokenizer) if tokenizer.phonemize else CharacterFrontend(tokenizer)
         network = from_disk(library.VitsModel, checkpoint.folder, device)
-        return Vits(Network(network, device), frontend, checkpoint.revision)
+        return Vits(Network(network, device, checkpoint.vocoder_dtype), frontend, checkpoint.revision)
 
 
 class Frontend(ABC):
@@ -121,9 +122,12 @@ class Vits(Model):
     """
 
     limits = SegmentLimits(first=80, longest=300)
+    is_staged = True
 
     def __init__(self, network: Network, frontend: Frontend, revision: str) -> None:
         self._network = network
+        self._encode = Encode(network)
+        self._decode = Decode(network)
         self._frontend = frontend
         names = [f"speaker-{k}" for k in range(network.num_speakers)] if network.num_speakers > 1 else ["default"]
         self._speakers = {name: k if network.num_speakers > 1 else None for k, name in enumerate(names)}
@@ -147,26 +151,31 @@ class Vits(Model):
     def check(self, text: str, voice: str) -> None:
         self._frontend.check(text, voice)
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
-        """Speak one segment; the first step encodes it and decodes a window, each of the others decodes one more."""
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
+        """Speak one segment: encode it, and decode it window by window."""
         network = self._network
         tokens = self._frontend.tokenize(text)
         if not tokens:
             return
         bound_s = self.limits.bound_s(text, settings.speed)
-        with Noise(seed_of(settings, index), network.device):
-            latents = network.encode(
+        latents = yield from self._encode(
+            Reading(
                 tokens,
+                seed_of(settings, index),
                 speaker=self._speakers[settings.voice],
                 speed=settings.speed,
                 noise_scale=settings.options.get("noise_scale", network.noise_scale),
                 noise_scale_duration=settings.options.get("noise_scale_duration", network.noise_scale_duration),
                 max_frames=math.ceil(bound_s * network.sample_rate_hz / network.hop_length),
             )
+        )
         trimmer = Trimmer(network.sample_rate_hz)
-        for start, stop in windows(latents.num_frames):
-            samples = trimmer.feed(network.decode(latents, start, stop))
-            yield samples if stop < latents.num_frames else np.concatenate([samples, trimmer.flush()])
+        start = 0
+        while start < latents.num_frames:
+            window = yield from self._decode(Rest(latents, start))
+            start = window.stop
+            samples = trimmer.feed(window.samples)
+            yield samples if start < latents.num_frames else np.concatenate([samples, trimmer.flush()])
 
 
 class CharacterFrontend(Frontend):

@@ -1,28 +1,47 @@
-"""Runs a VITS network in two stages, of which the second goes window by window; knows no text and no engine.
+"""Runs a VITS network for several segments at once; knows no text, no engine and no scheduling.
 
-`Network.encode` runs the text encoder, the duration predictor and the flow over a whole segment, which is 5 % of the
-work. `Network.decode` turns its latent frames into sound in windows that grow, so the first audio waits for eight
-frames and not for the sentence. A window is decoded with as many frames on either side as reach into it through the
-convolutions (its halo); what comes out is the whole decode to rounding.
+`Network.encode` runs the text encoder, the duration predictor and the flow over whole segments, which is 5 % of the
+work. `Network.decode` turns slices of their latent frames into sound. A slice gives what the whole gives, to rounding,
+but for as many frames at either of its ends as reach over it through the convolutions (the halo).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from worker.engines.base import Samples
 from worker.engines.stepwise import place
 from worker.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
 
-WINDOWS = (8, 32, 128)
-"""Latent frames of the first windows; the last size stays. A small window costs most for its halo."""
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A segment as a network takes it.
+
+    Attributes:
+        tokens: Its token ids, at least one.
+        seed: Fixes the noise. It is that of `VitsModel.forward` after `torch.manual_seed(seed)`.
+        speaker: Number of the speaker; None where there is but one.
+        speed: Pace, relative to the checkpoint's own.
+        noise_scale: Standard deviation of the noise on the frames.
+        noise_scale_duration: That of the noise on the durations.
+        max_frames: Later frames are left out.
+    """
+
+    tokens: Sequence[int]
+    seed: int
+    speaker: int | None
+    speed: float
+    noise_scale: float
+    noise_scale_duration: float
+    max_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +63,21 @@ class Latents:
 
 
 class Network:
-    """transformers' `VitsModel`, in stages.
+    """transformers' `VitsModel`, in parts. Its methods may run on several threads at once.
 
     Args:
         model: A `VitsModel`, or one whose text encoder is another with the same results.
         device: `cpu` or `cuda:N`.
+        decoder_dtype: Numbers that the decoder computes in, by torch's name; those of its weights if empty. The rest
+            keeps its own, since rounding there would change how long sounds last.
 
     Raises:
         UnsupportedModel: The decoder does not make the same number of samples of every frame.
     """
 
-    def __init__(self, model: Any, device: str) -> None:  # noqa: ANN401  # transformers is not typed.
+    def __init__(self, model: Any, device: str, decoder_dtype: str = "") -> None:  # noqa: ANN401
+        import torch
+
         self.device = device
         self.sample_rate_hz = int(model.config.sampling_rate)
         self.hop_length = math.prod(model.config.upsample_rates)
@@ -64,84 +87,166 @@ class Network:
         self.halo = halo(model.decoder)
         strip(model)
         self._model = place(model, device)
+        self._dtype: torch.dtype = model.text_encoder.embed_tokens.weight.dtype
+        own = model.decoder.conv_pre.weight.dtype
+        self._decoder_dtype: torch.dtype = getattr(torch, decoder_dtype) if decoder_dtype else own
+        model.decoder.to(self._decoder_dtype)
 
-    def encode(
-        self,
-        tokens: Sequence[int],
-        *,
-        speaker: int | None,
-        speed: float,
-        noise_scale: float,
-        noise_scale_duration: float,
-        max_frames: int,
-    ) -> Latents:
-        """Make the latent frames of a segment, with the numbers of `VitsModel.forward`.
-
-        Draws the noise from torch's global generators.
+    def encode(self, readings: Sequence[Reading]) -> list[Latents]:
+        """Make the latent frames of segments, with the numbers of `VitsModel.forward` for each alone.
 
         Args:
-            tokens: Token ids of the segment, at least one.
-            speaker: Number of the speaker; None where there is but one.
-            speed: Pace, relative to the checkpoint's own.
-            noise_scale: Standard deviation of the noise on the frames.
-            noise_scale_duration: That of the noise on the durations.
-            max_frames: Later frames are left out.
+            readings: The segments, of one or more tokens each.
         """
         import torch
 
         model = self._model
-        input_ids = torch.tensor([tokens], device=self.device)
-        mask = torch.ones(1, 1, len(tokens), device=self.device, dtype=model.dtype)
+        # Of those on the CPU come the durations' numbers, in the library too.
+        noises = [torch.Generator().manual_seed(reading.seed) for reading in readings]
+        counts = [len(reading.tokens) for reading in readings]
+        longest = max(counts)
+        input_ids = torch.tensor(
+            [[*reading.tokens, *[0] * (longest - len(reading.tokens))] for reading in readings], device=self.device
+        )
+        mask = self._mask(counts)
+        speakers = [reading.speaker for reading in readings if reading.speaker is not None]
         embedding = None
-        if speaker is not None:
-            embedding = model.embed_speaker(torch.tensor([speaker], device=self.device)).unsqueeze(-1)
-        text = model.text_encoder(input_ids=input_ids, padding_mask=mask.transpose(1, 2))
-        hidden = text.last_hidden_state.transpose(1, 2)
-        if model.config.use_stochastic_duration_prediction:
-            log_duration = model.duration_predictor(
-                hidden, mask, embedding, reverse=True, noise_scale=noise_scale_duration
+        if speakers:
+            embedding = model.embed_speaker(torch.tensor(speakers, device=self.device)).unsqueeze(-1)
+        with _exact(self.device):
+            text = model.text_encoder(
+                input_ids=input_ids,
+                padding_mask=mask.transpose(1, 2),
+                attention_mask=mask[:, 0].long() if min(counts) < longest else None,
             )
-        else:
-            log_duration = model.duration_predictor(hidden, mask, embedding)
-        length_scale = 1.0 / (model.speaking_rate * speed)
-        duration = torch.ceil(torch.exp(log_duration) * mask * length_scale)[0, 0].clamp(1, max_frames).long()
-        # The token that each frame belongs to; the library multiplies by a matrix of zeros and ones instead.
-        token = torch.arange(len(tokens), device=self.device).repeat_interleave(duration)[:max_frames]
-        # Frames before channels in memory, as in the library: so the generator fills them with the same noise.
-        means = text.prior_means[:, token].contiguous().transpose(1, 2)
-        log_variances = text.prior_log_variances[:, token].transpose(1, 2)
-        prior = means + torch.randn_like(means) * torch.exp(log_variances) * noise_scale
-        frames = model.flow(prior, torch.ones_like(prior[:, :1]), embedding, reverse=True)
-        return Latents(frames, embedding)
+            hidden = text.last_hidden_state.transpose(1, 2)
+            log_duration = self._log_duration(hidden, mask, embedding, readings, noises)
+            length_scale = self._column([1.0 / (model.speaking_rate * reading.speed) for reading in readings])
+            durations = torch.ceil(torch.exp(log_duration) * mask * length_scale)[:, 0].cpu()
+            tokens = [
+                _expand(row[:count], reading.max_frames)
+                for row, count, reading in zip(durations, counts, readings, strict=True)
+            ]
+            lengths = [len(each) for each in tokens]
+            index = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)[..., None].to(self.device)
+            means, log_variances = (
+                stats.gather(1, index.expand(-1, -1, stats.shape[2])).transpose(1, 2)
+                for stats in (text.prior_means, text.prior_log_variances)
+            )
+            noise = self._frame_noise(means, lengths, readings, noises)
+            scale = self._column([reading.noise_scale for reading in readings])
+            prior = means + noise * torch.exp(log_variances) * scale
+            frames = model.flow(prior, self._mask(lengths), embedding, reverse=True).to(self._decoder_dtype)
+        if embedding is not None:
+            embedding = embedding.to(self._decoder_dtype)
+        return [
+            Latents(frames[k : k + 1, :, :length], None if embedding is None else embedding[k : k + 1])
+            for k, length in enumerate(lengths)
+        ]
 
-    def decode(self, latents: Latents, start: int, stop: int) -> Samples:
-        """Decode a window of latent frames (HiFi-GAN generator, Kong et al. 2020).
+    def decode(self, frames: torch.Tensor, speakers: torch.Tensor | None) -> torch.Tensor:
+        """Decode slices of latent frames (HiFi-GAN generator, Kong et al. 2020).
 
         Args:
-            latents: A segment.
-            start: First frame of the window.
-            stop: The frame after its last one, at most `latents.num_frames`.
+            frames: [B, C, L], all of them true frames.
+            speakers: [B, E, 1], the embeddings of their speakers; None where there is but one.
 
         Returns:
-            float32 [S] in [-1, 1] at `sample_rate_hz`, S = (stop - start) * hop_length.
+            float32 [B, S] in [-1, 1] at `sample_rate_hz`, S = L * hop_length; on the device.
         """
-        before, after = self.halo
-        left = max(0, start - before)
-        frames = latents.frames[..., left : stop + after]
-        waveform = self._model.decoder(frames, latents.speaker)[0, 0]
-        window = waveform[(start - left) * self.hop_length : (stop - left) * self.hop_length]
-        samples: Samples = window.float().cpu().numpy()
+        samples: torch.Tensor = self._model.decoder(frames, speakers)[:, 0].float()
         return samples
 
+    def _log_duration(
+        self,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        embedding: torch.Tensor | None,
+        readings: Sequence[Reading],
+        noises: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """Predict the logarithms of the tokens' durations, [B, 1, S].
 
-def windows(num_frames: int) -> Iterator[tuple[int, int]]:
-    """Cut `num_frames` latent frames into windows that grow; each as its first frame and the one after its last."""
-    start = 0
-    for size in chain(WINDOWS, repeat(WINDOWS[-1])):
-        if start >= num_frames:
-            return
-        yield start, min(start + size, num_frames)
-        start += size
+        The stochastic predictor of the library, which would draw noise for the whole batch from torch's global
+        generator, is followed step by step.
+        """
+        import torch
+
+        model = self._model
+        predictor = model.duration_predictor
+        if not model.config.use_stochastic_duration_prediction:
+            predicted: torch.Tensor = predictor(hidden, mask, embedding)
+            return predicted
+        states = predictor.conv_pre(hidden)
+        if embedding is not None:
+            states = states + predictor.cond(embedding)
+        states = predictor.conv_proj(predictor.conv_dds(states, mask)) * mask
+        latents = torch.zeros(len(readings), 2, hidden.shape[2])
+        for row, reading, noise in zip(latents, readings, noises, strict=True):
+            count = len(reading.tokens)
+            row[:, :count] = torch.randn(2, count, generator=noise)
+        latents = latents.to(hidden) * self._column([reading.noise_scale_duration for reading in readings])
+        affine, _, *flows = predictor.flows  # The second one changes what is thrown away.
+        for flow in (*reversed(flows), affine):
+            latents, _ = flow(latents.flip(1), mask, global_conditioning=states, reverse=True)
+        return latents[:, :1]
+
+    def _frame_noise(
+        self,
+        like: torch.Tensor,
+        lengths: Sequence[int],
+        readings: Sequence[Reading],
+        noises: Sequence[torch.Generator],
+    ) -> torch.Tensor:
+        """Draw the noise on the frames: [B, C, T] as `like`, zero where a row is padded."""
+        import torch
+
+        drawn = torch.zeros_like(like)
+        for row, length, reading, noise in zip(drawn, lengths, readings, noises, strict=True):
+            if like.device.type == "cuda":
+                noise = torch.Generator(like.device).manual_seed(reading.seed)
+            # Frames before channels in memory, as in the library: so the generator fills them with the same numbers.
+            row[:, :length] = like.new_empty(1, length, like.shape[1]).transpose(1, 2).normal_(generator=noise)[0]
+        return drawn
+
+    def _mask(self, lengths: Sequence[int]) -> torch.Tensor:
+        """Ones where a row has something and zeros behind, [B, 1, max(lengths)]."""
+        import torch
+
+        ends = torch.tensor(lengths)[:, None, None]
+        return (torch.arange(max(lengths)) < ends).to(self.device, self._dtype)
+
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        """A number for each row, [B, 1, 1]."""
+        import torch
+
+        return torch.tensor(values, device=self.device, dtype=self._dtype)[:, None, None]
+
+
+def _expand(durations: torch.Tensor, max_frames: int) -> torch.Tensor:
+    """Tell the token that each frame belongs to; the library multiplies by a matrix of zeros and ones instead.
+
+    Args:
+        durations: Frames of each token, [S].
+        max_frames: Later frames are left out.
+
+    Returns:
+        int64 [T].
+    """
+    import torch
+
+    return torch.arange(len(durations)).repeat_interleave(durations.clamp(1, max_frames).long())[:max_frames]
+
+
+def _exact(device: str) -> AbstractContextManager[None]:
+    """Keep a GPU from rounding what its convolutions read to TF32.
+
+    Durations are rounded up to whole frames: a coarse sum that depends on the batch would make a sound longer, and all
+    that follows other samples. The decoder may round.
+    """
+    import torch
+
+    return nullcontext() if device == "cpu" else torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def halo(decoder: Any) -> tuple[int, int]:  # noqa: ANN401  # A library's own class.

@@ -127,16 +127,25 @@ class Disk:
         folder: Where the records are.
         budget: Most bytes that what was fetched may take.
         trusted: Models whose code may run.
+        vocoder_dtype: Numbers that vocoders compute in; those of their weights if empty.
     """
 
     def __init__(
-        self, hub: Hub, registry: Registry, folder: Path, *, budget: int, trusted: Collection[str] = ()
+        self,
+        hub: Hub,
+        registry: Registry,
+        folder: Path,
+        *,
+        budget: int,
+        trusted: Collection[str] = (),
+        vocoder_dtype: str = "",
     ) -> None:
         self._hub = hub
         self._registry = registry
         self._folder = folder.expanduser() / "models"
         self._budget = budget
         self._trusted = trusted
+        self._vocoder_dtype = vocoder_dtype
         self._holds: dict[str, IO[bytes]] = {}
         self._counting = threading.Lock()
 
@@ -262,7 +271,7 @@ class Disk:
         own = record.pieces[0]
         folder = folders.pop(own.name)
         trusted = own.name in self._trusted
-        checkpoint = Checkpoint(own.name, folder, own.revision, folders, trusted=trusted)
+        checkpoint = Checkpoint(own.name, folder, own.revision, folders, trusted, self._vocoder_dtype)
         return Fetched(checkpoint, sum(piece.size for piece in record.pieces))
 
     def _without_hub(self, name: str, revision: str) -> Record | None:

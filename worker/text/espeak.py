@@ -7,6 +7,7 @@ unfolded here. The length of a vowel, which American misaki leaves out, follows 
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from importlib.util import find_spec
 
@@ -22,6 +23,9 @@ _NURSE = re.compile(r"ɜɹ")
 _LETTER = re.compile(rf"əɹ(?![ˈˌ]?[{_VOWELS}])")
 _FLEECE = re.compile(rf"(?<=[ˈˌ])i(?![{_VOWELS}])|(?<![ˈˌ])i(?=[^\W{_VOWELS}])")
 _MODULES = ("phonemizer", "espeakng_loader")
+
+_ONE_AT_A_TIME = threading.Lock()
+"""The library of espeak-ng keeps what it is reading in global variables."""
 
 
 def from_misaki(phonemes: str, *, british: bool = False) -> str:
@@ -71,7 +75,7 @@ class EnglishEspeakReader(EnglishReader):
 
 
 class EspeakReader(Reader):
-    """Reads any language of espeak-ng, which is GPL and not installed with us.
+    """Reads any language of espeak-ng, which is GPL and not installed with us; any thread may ask.
 
     Args:
         voice: Its voice for the language, such as `de`.
@@ -82,11 +86,12 @@ class EspeakReader(Reader):
         from phonemizer.backend import EspeakBackend
         from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
-        EspeakWrapper.set_library(espeakng_loader.get_library_path())
-        EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-        self._backend = EspeakBackend(
-            voice, preserve_punctuation=True, with_stress=True, language_switch="remove-flags"
-        )
+        with _ONE_AT_A_TIME:
+            EspeakWrapper.set_library(espeakng_loader.get_library_path())
+            EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
+            self._backend = EspeakBackend(
+                voice, preserve_punctuation=True, with_stress=True, language_switch="remove-flags"
+            )
 
     def check(self, text: str, voice: str) -> None:
         """Refuse text with nothing to say; espeak-ng spells out what it does not know."""
@@ -97,7 +102,8 @@ class EspeakReader(Reader):
             )
 
     def read(self, text: str) -> list[str]:
-        phonemes = "".join(self._backend.phonemize([text])).strip()
+        with _ONE_AT_A_TIME:
+            phonemes = "".join(self._backend.phonemize([text])).strip()
         return [phonemes] if sounds(phonemes) else []
 
 

@@ -1,0 +1,137 @@
+"""Runs a decoder on a CUDA device from graphs, captured once for every shape; knows no speech and no scheduling.
+
+A HiFi-GAN is some 150 small kernels, which the processor takes longer to launch than the device to run. A graph
+launches them all at once, but for one shape only: so batches are filled up to a few sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_ROWS = 32
+
+MOST_FRAMES = 4096
+"""Latent frames in one launch. More keep the device no busier, and their activations would take gigabytes."""
+
+log = structlog.get_logger(__name__)
+
+Decode = Callable[["torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
+"""Maps frames [B, C, L] and speakers [B, E, 1], or None, to samples [B, S]; the same kernels for the same shapes."""
+
+
+def rows_at_most(length: int) -> int:
+    """Most rows in one launch, for slices of `length` frames; a power of two."""
+    most = max(1, MOST_FRAMES // length)
+    return min(MOST_ROWS, 1 << (most.bit_length() - 1))
+
+
+def rows_captured(rows: int) -> int:
+    """Rows of the graph that so many rows are run with: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A decode of one shape.
+
+    Attributes:
+        graph: What is replayed.
+        frames: [B, C, L], where it reads.
+        speakers: [B, E, 1], where it reads; None where there is but one.
+        samples: [B, S], where it writes. The next graph that is replayed writes there too.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    frames: torch.Tensor
+    speakers: torch.Tensor | None
+    samples: torch.Tensor
+
+
+class Graphs:
+    """The decoder of one network; called on one thread at a time.
+
+    Args:
+        decode: What is captured.
+        device: `cuda:N`.
+        lengths: Frames of the slices that graphs are captured for; others are decoded without.
+    """
+
+    def __init__(self, decode: Decode, device: str, lengths: Sequence[int]) -> None:
+        self._decode = decode
+        self._device = device
+        self._lengths = lengths
+        self._graphs: dict[tuple[int, int], Graph] | None = None
+
+    def prepare(self, frames: torch.Tensor, speakers: torch.Tensor | None) -> None:
+        """Capture all graphs, unless that is done: it takes seconds, which the worker spends when it warms a model up.
+
+        Args:
+            frames: [1, C, L] as those that will be decoded, of any length.
+            speakers: [1, E, 1] or None, likewise.
+        """
+        if self._graphs is not None:
+            return
+        import torch
+
+        self._graphs = {}
+        pool = torch.cuda.graph_pool_handle()
+        # The largest first: what it needs is enough for all others, which never run at the same time.
+        shapes = [
+            (rows, length)
+            for length in sorted(self._lengths, reverse=True)
+            for rows in (1 << k for k in reversed(range(rows_at_most(length).bit_length())))
+        ]
+        try:
+            with torch.cuda.device(self._device):
+                for rows, length in shapes:
+                    self._graphs[rows, length] = self._capture(rows, length, frames, speakers, pool)
+        except RuntimeError as error:
+            self._graphs.clear()
+            log.warning("no CUDA graphs, decoding without them", device=self._device, reason=str(error))
+
+    def __call__(self, frames: torch.Tensor, speakers: torch.Tensor | None) -> torch.Tensor:
+        """Decode a batch.
+
+        Args:
+            frames: [B, C, L] on the device; B is at most `rows_at_most(L)`.
+            speakers: [B, E, 1] on the device, or None.
+
+        Returns:
+            [B, S] on the device; copy it, in the same stream, before the next call.
+        """
+        rows, length = frames.shape[0], frames.shape[2]
+        graph = (self._graphs or {}).get((rows_captured(rows), length))
+        if graph is None:
+            return self._decode(frames, speakers)
+        # The other rows keep what they had: nobody listens to them.
+        graph.frames[:rows].copy_(frames)
+        if graph.speakers is not None and speakers is not None:
+            graph.speakers[:rows].copy_(speakers)
+        graph.graph.replay()
+        return graph.samples[:rows]
+
+    def _capture(
+        self,
+        rows: int,
+        length: int,
+        frames: torch.Tensor,
+        speakers: torch.Tensor | None,
+        pool: Any,  # noqa: ANN401  # Its type is torch's own affair.
+    ) -> Graph:
+        import torch
+
+        still = frames.new_zeros(rows, frames.shape[1], length)
+        nobody = None if speakers is None else speakers.new_zeros(rows, *speakers.shape[1:])
+        self._decode(still, nobody)  # Algorithms are chosen in the first run, and must not be in a capture.
+        graph = torch.cuda.CUDAGraph()
+        # Other models may be loading, or working, on other threads meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            samples = self._decode(still, nobody)
+        return Graph(graph, still, nobody, samples)

@@ -19,7 +19,7 @@ from worker.store.residency import Resident, Stage
 from worker.synthesis import Block, Mark
 
 FIRST_CHUNK_S = 0.08
-CHUNK_S = 0.4
+CHUNK_S = 0.8
 """A chunk costs the relay the same whatever its size, so only the first one is small."""
 
 LONGEST_MESSAGE = 1000

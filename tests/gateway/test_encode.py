@@ -19,8 +19,8 @@ FILES = [form for form in MEDIA_TYPES if form != "pcm"]
 
 
 def chunks(pcm: bytes, rate_hz: int) -> list[bytes]:
-    """As a worker sends them: 80 ms, then 400 ms each."""
-    first, step = 2 * (rate_hz * 80 // 1000), 2 * (rate_hz * 400 // 1000)
+    """As a worker sends them: 80 ms, then 800 ms each."""
+    first, step = 2 * (rate_hz * 80 // 1000), 2 * (rate_hz * 800 // 1000)
     return [pcm[:first], *(pcm[i : i + step] for i in range(first, len(pcm), step))]
 
 

@@ -38,7 +38,7 @@ CLIENTS_PYTHON ?= $(shell for each in $(PYTHON) python3.12 python3.13 python3.14
 STUBS := protos/tts/v1/.generated
 SOURCES := gateway worker protos deploy tests
 
-.PHONY: run test test-all test-clients check bench protos fmt lock clean help
+.PHONY: run test test-all test-clients check bench bench-gpu protos fmt lock clean help
 .DEFAULT_GOAL := help
 
 run: $(call installed,$(RUN)) $(STUBS)  ## Start a worker per GPU (else one on the CPU) and the gateway; Ctrl-C ends them
@@ -60,8 +60,11 @@ check: $(call installed,$(RUN) dev) $(STUBS)  ## Check style, types, import laye
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check
 
-bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure; writes a table and bench-results/*.json
+bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure on the CPU; writes tables and bench-results/*.{json,png}
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-gpu: $(call installed,$(RUN) dev) $(STUBS)  ## Measure models of full size on a GPU
+	$(BIN)/python -m tests.bench.gpu $(ARGS)
 
 protos: $(call installed,$(RUN))  ## Generate the stubs
 	$(BIN)/python -m protos.generate

@@ -1,8 +1,9 @@
 """Decides how many utterances are spoken at once, who is next, and who has to come back later; knows no threads.
 
-What a model costs is measured: work of the device for each second of audio, and seconds of audio for each character.
-From that follows the share of the device that every listener needs in order not to run dry. As long as these shares
-leave room, the next utterance begins; else it waits, and when the wait is too long, it is refused at once.
+What a model costs is measured: work of the device for each second of audio and until the first audio, and seconds of
+audio for each character. From that follows the share of the device that every listener needs in order not to run dry.
+As long as these shares leave room, the next utterance begins; else it waits. What they leave over is for the first
+audio of those who have heard nothing yet: when that takes too long, whoever comes is refused at once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ LEAST_LEFT_S = 0.25
 MEMORY_S = 30.0
 """Seconds of audio after which a measurement counts half."""
 
+LEAST_FREE = 0.1
+"""Share of the device that is thought to be left for those who have heard nothing, however many listen."""
+
+FIRST_WEIGHT = 0.1
+"""Weight of one utterance in the mean work until the first audio."""
+
 UNMEASURED = 4
 """Utterances that a model of unknown cost speaks at once."""
 
@@ -37,12 +44,14 @@ class Cost:
     Attributes:
         work_s: Work of the device, in seconds of one lane.
         audio_s: Audio made by that work, in seconds.
+        first_s: Work until an utterance makes its first audio, in seconds of one lane: the mean.
         ended_s: Audio of utterances that have ended.
         num_chars: Their characters.
     """
 
     work_s: float = 0.0
     audio_s: float = 0.0
+    first_s: float = 0.0
     ended_s: float = 0.0
     num_chars: float = 0.0
 
@@ -66,6 +75,10 @@ class Cost:
         kept = 0.5 ** (audio_s / MEMORY_S)
         self.work_s = self.work_s * kept + work_s
         self.audio_s = self.audio_s * kept + audio_s
+
+    def note_first(self, work_s: float) -> None:
+        """Note the work that an utterance took until its first audio."""
+        self.first_s += (FIRST_WEIGHT if self.first_s else 1.0) * (work_s - self.first_s)
 
     def note_end(self, num_chars: int, audio_s: float) -> None:
         """Note the length of an utterance that was spoken to its end."""
@@ -117,14 +130,25 @@ class Admission:
         return row if row and (not begun or self._share(row, now) <= self._free(begun, now)) else None
 
     def wait_s(self, rows: Collection[Row], now: float) -> float:
-        """Guess how long one more would wait for its turn, in seconds: for the work of those who wait in vain."""
-        free = self._free((row for row in rows if row.is_begun), now)
+        """Guess how long one more would wait for its turn, in seconds.
+
+        Before it come the first audio of all who have heard nothing yet, and all the work of those who may not begin;
+        for that there is what the others leave over.
+        """
+        free = self._free((row for row in rows if row.num_made), now)
+        for_them = max(free, self._room * LEAST_FREE)
+        spoken = Counter(row.work.model for row in rows if row.is_begun)
         work_s = 0.0
         for row in rows:
-            if not row.is_begun:
-                free -= self._share(row, now)
-                work_s += self._work_s(row) if free < 0 else 0.0
-        return work_s / self._room
+            if row.num_made:
+                continue
+            free -= self._share(row, now)
+            if row.is_begun or (free >= 0 and spoken[row.work.model] < self._most(row)):
+                spoken[row.work.model] += not row.is_begun
+                work_s += self._first_s(row)
+            else:
+                work_s += self._work_s(row)
+        return work_s / for_them
 
     def admit(self, row: Row, rows: Collection[Row], now: float) -> Row | None:
         """Let a row in.
@@ -172,6 +196,10 @@ class Admission:
     def _work_s(self, row: Row) -> float:
         """Work that a row still makes, in seconds of one lane: a guess."""
         return self._left_s(row) * self.cost(row.work.model).work_per_audio
+
+    def _first_s(self, row: Row) -> float:
+        """Work until its first audio that a silent row still makes, in seconds of one lane: a guess."""
+        return max(0.0, self.cost(row.work.model).first_s - row.work_s)
 
     def _free(self, begun: Iterable[Row], now: float) -> float:
         """Lanes that nobody needs."""

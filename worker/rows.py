@@ -103,6 +103,7 @@ class Row:
         submitted_at: On the monotonic clock.
         queue_s: Time from submission to its first step, in seconds.
         busy_s: Time that the device has worked on it, whether or not for others too.
+        work_s: Its share of that, in seconds of one lane.
         num_made: Samples made.
         playback: Its listener.
         stages: What each stage did for it, by name.
@@ -115,6 +116,7 @@ class Row:
         self.submitted_at = time.monotonic()
         self.queue_s = 0.0
         self.busy_s = 0.0
+        self.work_s = 0.0
         self.num_made = 0
         self.playback = Playback(work.sample_rate_hz)
         self.stages: dict[str, StageTime] = {}

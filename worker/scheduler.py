@@ -15,6 +15,8 @@ Knows neither gRPC nor engines: it drives generators of blocks and calls.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -24,6 +26,10 @@ from worker.admission import Admission
 from worker.changes import Changes
 from worker.errors import Draining
 from worker.rows import Row, Work
+
+NICENESS = 5
+"""How much the threads of a CPU stand back behind the event loops, which send what these make and refuse what is too
+much: else, where all cores are busy, everybody would wait for a few milliseconds of their work."""
 
 HEAD_START_S = 0.004
 """The most that the device waits for the first audio to be sent before it goes on. Otherwise the Python parts of the
@@ -184,6 +190,8 @@ class Scheduler:
             self._changes.notify()
 
     def _run(self, lane: int) -> None:
+        if len(self._threads) > 1 and sys.platform == "linux":  # Where priorities belong to threads.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while turn := self._next(lane):
             started = time.monotonic()
             self._work(turn)
@@ -205,8 +213,8 @@ class Scheduler:
     def _work(self, turn: Turn) -> None:
         """Do what a turn says."""
         first = turn.rows[0]
-        cost = self._admission.cost(first.work.model)
         made_s = sum(row.made_s for row in turn.rows)
+        silent = [row for row in turn.rows if not row.num_made]
         started = time.monotonic()
         if first.is_cancelled:
             first.close()
@@ -217,7 +225,13 @@ class Scheduler:
             self._use_threads(turn.threads)
             self._run_stage(turn)
         work_s = (time.monotonic() - started) * turn.threads
+        cost = self._admission.cost(first.work.model)
         cost.note_work(work_s, sum(row.made_s for row in turn.rows) - made_s)
+        for row in turn.rows:
+            row.work_s += work_s / len(turn.rows)
+        for row in silent:
+            if row.num_made:
+                cost.note_first(row.work_s)
 
     def _run_stage(self, turn: Turn) -> None:
         """Run a stage, and let its rows go on. Where it fails for several, each is tried alone."""

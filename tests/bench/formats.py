@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.bench.outcome import Options, Outcome
+from tests.bench.usage import cpu_s
 from tests.stack import TONE, Stack, running
 
 FORMATS = ("pcm", "wav", "flac", "mp3", "opus", "aac")
@@ -36,17 +38,19 @@ class Cost:
     first_byte_ms: float
 
 
-def formats(rounds: int) -> dict[str, dict[str, float]]:
-    """Measure every format; returns the medians."""
+def measure(options: Options) -> Outcome:
+    """Measure every format; tells the medians."""
+    found = Outcome("each format, one stream at a time; CPU time of the gateway alone")
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as stack:
         gateway = psutil.Process(stack.gateway.popen.pid)
         runs: dict[str, list[Cost]] = {form: [] for form in FORMATS}
         for form in FORMATS:
             ask(stack, gateway, form)  # What is imported or opened at first use is not counted.
-        for _ in range(rounds):
+        for _ in range(max(1, options.rounds // 2)):
             for form in FORMATS:
                 runs[form].append(ask(stack, gateway, form))
-    return {form: summary(costs, runs["pcm"], form) for form, costs in runs.items()}
+    found.tables["by format"] = {form: summary(costs, runs["pcm"], form) for form, costs in runs.items()}
+    return found
 
 
 def ask(stack: Stack, gateway: psutil.Process, form: str) -> Cost:
@@ -64,11 +68,6 @@ def ask(stack: Stack, gateway: psutil.Process, form: str) -> Cost:
     connection.close()
     audio_s = len(SPEECH.split()) / 10
     return Cost(1000 * (cpu_s(gateway) - busy_before) / audio_s, first_byte_ms)
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def summary(costs: list[Cost], base: list[Cost], form: str) -> dict[str, float]:

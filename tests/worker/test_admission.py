@@ -135,13 +135,45 @@ def test_what_nobody_listens_to_begins_after_those_who_listen(rows):
 def test_the_wait_is_the_work_of_those_who_wait_in_vain(rows):
     judge = admission(half=0.5)
     assert judge.wait_s([], now()) == 0
-    speaking = rows(begun=True)
-    assert judge.wait_s([speaking], now()) == 0
+    silent = rows(begun=True)
+    assert judge.wait_s([silent], now()) == 0
     # 10 s of audio are 5 s of work, for nine tenths of a core.
-    assert judge.wait_s([speaking, rows()], now()) == pytest.approx(5 / 0.9)
-    assert judge.wait_s([speaking, rows(), rows(audio_s=20.0)], now()) == pytest.approx(15 / 0.9)
-    # Who fits in beside those who speak does not wait.
-    assert admission(lanes=4, half=0.5).wait_s([speaking, rows(), rows()], now()) == 0
+    assert judge.wait_s([silent, rows()], now()) == pytest.approx(5 / 0.9)
+    assert judge.wait_s([silent, rows(), rows(audio_s=20.0)], now()) == pytest.approx(15 / 0.9)
+    # Who fits in beside those who speak does not wait; unless the model has no place left.
+    assert admission(lanes=4, half=0.5).wait_s([silent, rows(), rows()], now()) == 0
+    assert admission(lanes=4, half=0.5).wait_s([silent, rows(slots=1)], now()) == pytest.approx(5 / 3.6)
+
+
+def test_the_wait_is_the_first_audio_of_all_who_have_heard_nothing(rows):
+    judge = admission(cheap=0.001)
+    judge.cost("cheap").note_first(0.1)
+    every = [rows("cheap", begun=number < 3) for number in range(9)]
+    assert judge.wait_s(every, now()) == pytest.approx(9 * 0.1 / 0.9)
+    # What has been done of it is not to be waited for.
+    every[0].work_s = 0.075
+    assert judge.wait_s(every, now()) == pytest.approx(8.25 * 0.1 / 0.9)
+    every[0].work_s = 1.0
+    assert judge.wait_s(every, now()) == pytest.approx(8 * 0.1 / 0.9)
+
+
+def test_the_wait_is_longer_the_more_of_the_device_listeners_need(rows):
+    judge = admission(half=0.5, cheap=0.0)
+    judge.cost("cheap").note_first(0.1)
+    listening = rows(audio_s=1000.0, begun=True, made_s=0.001)
+    assert judge.wait_s([listening, rows("cheap")], now()) == pytest.approx(0.1 / 0.4, rel=0.01)
+    # A tenth of the device is always thought to be left.
+    crowd = [rows(audio_s=1000.0, begun=True, made_s=0.001) for _ in range(5)]
+    assert judge.wait_s([*crowd, rows("cheap", begun=True)], now()) == pytest.approx(0.1 / 0.09, rel=0.01)
+
+
+def test_the_work_until_the_first_audio_is_a_mean_that_follows():
+    cost = Cost()
+    cost.note_first(0.5)
+    assert cost.first_s == 0.5
+    for _ in range(100):
+        cost.note_first(0.1)
+    assert cost.first_s == pytest.approx(0.1, abs=0.001)
 
 
 def test_whoever_would_wait_too_long_is_refused_with_the_time_to_come_back(rows):

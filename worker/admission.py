@@ -4,6 +4,9 @@ What a model costs is measured: work of the device for each second of audio and 
 audio for each character. From that follows the share of the device that every listener needs in order not to run dry.
 As long as these shares leave room, the next utterance begins; else it waits. What they leave over is for the first
 audio of those who have heard nothing yet: when that takes too long, whoever comes is refused at once.
+
+A burst is no overload: for a moment the wait may be longer. Only if it does not pass, the wait is kept short, until the
+queue has been worked off (after CoDel, Nichols and Jacobson 2012, which so tells good queues from bad ones).
 """
 
 from __future__ import annotations
@@ -32,6 +35,15 @@ LEAST_FREE = 0.1
 
 FIRST_WEIGHT = 0.1
 """Weight of one utterance in the mean work until the first audio."""
+
+BURST_S = 2.0
+"""How long a burst may last."""
+
+BURST = 3
+"""How many times longer than the limit a wait may be in a burst."""
+
+WORKED_OFF = 0.25
+"""A wait of so much of the limit is none: what comes next is a new burst."""
 
 UNMEASURED = 4
 """Utterances that a model of unknown cost speaks at once."""
@@ -93,7 +105,7 @@ class Admission:
     Args:
         lanes: Threads that work at the same time.
         capacity: Most utterances at once, whatever they cost.
-        queue_s: Longest wait for the device, in seconds, that anybody is let in for.
+        queue_s: Longest wait for the device, in seconds, that is let stand.
         lead_s: How far a row may be ahead of its reader, in seconds of audio, before it rests. It can exceed this by
             what one step makes.
     """
@@ -103,6 +115,7 @@ class Admission:
         self._room = lanes * HEADROOM
         self._queue_s = queue_s
         self._lead_s = lead_s
+        self._over_since: float | None = None
         self._costs: dict[str, Cost] = {}
 
     def cost(self, model: str) -> Cost:
@@ -164,7 +177,8 @@ class Admission:
         Raises:
             Overloaded: There is no room, and nobody has more waiting than the tenant of this one.
         """
-        if len(rows) < self.capacity and self.wait_s(rows, now) <= self._queue_s + row.patience_s:
+        wait_s = self.wait_s(rows, now)
+        if len(rows) < self.capacity and wait_s - row.patience_s <= self._bound_s(wait_s, now):
             return None
         waiting = [each for each in rows if not each.is_begun]
         by_tenant = Counter(each.work.tenant for each in waiting)
@@ -172,6 +186,15 @@ class Admission:
         if by_tenant[heaviest] > by_tenant[row.work.tenant] + 1:
             return max((each for each in waiting if each.work.tenant == heaviest), key=lambda each: each.submitted_at)
         raise self.refusal(rows, now)
+
+    def _bound_s(self, wait_s: float, now: float) -> float:
+        """How long anybody may wait who comes now, in seconds."""
+        if wait_s <= WORKED_OFF * self._queue_s:
+            self._over_since = None
+        elif wait_s > self._queue_s and self._over_since is None:
+            self._over_since = now
+        is_burst = self._over_since is not None and now - self._over_since <= BURST_S
+        return self._queue_s * (BURST if is_burst else 1)
 
     def refusal(self, rows: Collection[Row], now: float) -> Overloaded:
         """Say that there is no room, and when there will be."""
@@ -181,7 +204,7 @@ class Admission:
             return Overloaded(f"all {self.capacity} places of this worker are taken", retry_after_s=retry_after_s)
         return Overloaded(
             f"this worker would need {wait_s:.1f} s to get to one more utterance; it lets none wait longer than "
-            f"{self._queue_s:g} s",
+            f"{self._queue_s:g} s, but for a moment",
             retry_after_s=retry_after_s,
         )
 

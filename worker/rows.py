@@ -163,10 +163,14 @@ class Row:
         return self.busy_s / self.made_s if self.num_made else 0.0
 
     @property
+    def num_runs(self) -> int:
+        """Runs of stages that it had a part in."""
+        return sum(noted.runs for noted in self.stages.values())
+
+    @property
     def batch_size(self) -> float:
         """Rows that its runs were shared by: the mean."""
-        runs = sum(noted.runs for noted in self.stages.values())
-        return sum(noted.rows for noted in self.stages.values()) / runs if runs else 0.0
+        return sum(noted.rows for noted in self.stages.values()) / self.num_runs if self.stages else 0.0
 
     @property
     def unread_s(self) -> float:

@@ -290,7 +290,8 @@ class Scheduler:
         if row.num_made and due_at < now + min(2 * self._guard_s, LONGEST_GUARD_S):
             return (1, due_at)
         if not row.num_made and row.work.is_live:
-            return (2, not row.is_begun, row.submitted_at)
+            # Where work is done in batches, who comes later catches up with those that he can then go with.
+            return (2, row.num_runs if self._starts > 1 else not row.is_begun, row.submitted_at)
         return (3, due_at)
 
     def _turn(self, first: Row, able: Sequence[Row], now: float) -> Turn:

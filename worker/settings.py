@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
     capacity: int = Field(1024, ge=1, le=100_000, description="Most utterances at once; more are told to come back.")
     queue_s: float = Field(
-        1.0, gt=0, le=3600, description="Longest wait for the device that an utterance is let in for, in seconds."
+        0.5, gt=0, le=3600, description="Longest wait for the device, in seconds; in a burst three times as long."
     )
     threads: int = Field(0, ge=0, le=1024, description="Cores that a worker on the CPU uses; all that it may use if 0.")
     lead_s: float = Field(

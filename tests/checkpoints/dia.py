@@ -43,7 +43,7 @@ def build(root: Path) -> None:
         "num_attention_heads": 2,
         "head_dim": 8,
     }
-    cross = {"num_attention_heads": 2, "head_dim": 8, "num_key_value_heads": 2, "hidden_size": 16}
+    cross = {"num_attention_heads": 2, "head_dim": 8, "num_key_value_heads": 1, "hidden_size": 16}
     model = DiaForConditionalGeneration(
         DiaConfig(
             encoder_config=DiaEncoderConfig(num_key_value_heads=2, **layer).to_dict(),

@@ -82,6 +82,11 @@ def build_phonon(root: Path, *, languages: tuple[str, ...] = ("en",)) -> None:
 
 
 def pocket_reference(root: Path, text: str, voice: str, seed: int, **arguments) -> np.ndarray:
+    return _sound(root, POCKET, POCKET_CODEC, pocket_latents(root, text, voice, seed, **arguments))
+
+
+def pocket_latents(root: Path, text: str, voice: str, seed: int, **arguments):
+    """What the library makes of a text: [T, D] for the codec."""
     from safetensors.torch import load_file
     from transformers import DynamicCache, PocketTTSForConditionalGeneration
 
@@ -89,11 +94,11 @@ def pocket_reference(root: Path, text: str, voice: str, seed: int, **arguments) 
     processor = _processor(root, POCKET, POCKET_CODEC)
     tensors = load_file(root / POCKET / f"voices/{voice}.safetensors")
     if "audio_prompt_latents" in tensors:
-        return _speak(model, processor, text, tensors["audio_prompt_latents"], seed, **arguments)
+        return generate(model, processor, text, tensors["audio_prompt_latents"], seed, **arguments)
     layers = range(model.config.num_hidden_layers)
     pairs = [(tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"]) for layer in layers]
     arguments["past_key_values"] = DynamicCache(pairs, config=model.config)
-    return _speak(model, processor, text, None, seed, **arguments)
+    return generate(model, processor, text, None, seed, **arguments)
 
 
 def pocket_imitation(root: Path, text: str, recording: np.ndarray, seed: int) -> np.ndarray:
@@ -112,6 +117,11 @@ def pocket_imitation(root: Path, text: str, recording: np.ndarray, seed: int) ->
 
 
 def phonon_reference(root: Path, text: str, voice: str, seed: int, **arguments) -> np.ndarray:
+    return _sound(root, PHONON, PHONON_CODEC, phonon_latents(root, text, voice, seed, **arguments))
+
+
+def phonon_latents(root: Path, text: str, voice: str, seed: int, **arguments):
+    """What the library makes of a text: [T, D] for the codec."""
     from safetensors.torch import load_file
     from transformers import GradiumPhononTTSForConditionalGeneration
 
@@ -121,10 +131,11 @@ def phonon_reference(root: Path, text: str, voice: str, seed: int, **arguments) 
     path = "default-voice.safetensors" if voice == "default" else f"embeddings/{voice}.safetensors"
     latents = load_file(root / PHONON / path)["speaker_wavs"][0].T
     processor = _processor(root, PHONON, PHONON_CODEC)
-    return _speak(model, processor, normalise(text, "en"), latents, seed, **arguments)
+    return generate(model, processor, normalise(text, "en"), latents, seed, **arguments)
 
 
-def _speak(model, processor, text: str, latents, seed: int, **arguments) -> np.ndarray:
+def generate(model, processor, text: str, latents, seed: int, **arguments):
+    """Make [T, D] for the codec, after the latents of a voice unless they are None."""
     import torch
 
     voice, given = ([], {}) if latents is None else ([{"type": "audio"}], {"audio_prompt_latents": [latents]})
@@ -132,8 +143,11 @@ def _speak(model, processor, text: str, latents, seed: int, **arguments) -> np.n
     written = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     inputs = processor(text=written, return_tensors="pt", **given)
     torch.manual_seed(seed)
-    made = model.generate(**inputs, **arguments)
-    return processor.decode(made.audio_latents, made.audio_latents_mask)[0].numpy()
+    return model.generate(**inputs, **arguments).audio_latents[0]
+
+
+def _sound(root: Path, name: str, codec: str, latents) -> np.ndarray:
+    return _processor(root, name, codec).decode(latents).numpy()
 
 
 def _processor(root: Path, name: str, codec: str):
@@ -158,7 +172,8 @@ def _sizes(tokenizer) -> dict[str, Any]:
         "num_attention_heads": 2,
         "intermediate_size": 16,
         "latent_dim": LATENT_DIM,
-        "initializer_range": 0.5,  # Large enough for voice and text to make a difference.
+        # Large enough for voice and text to make a difference, and no larger: roundings would grow from frame to frame.
+        "initializer_range": 0.25,
         "flow_head_config": {
             "hidden_size": 16,
             "num_hidden_layers": 1,

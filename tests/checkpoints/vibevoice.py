@@ -122,4 +122,5 @@ def reference(
         return model.generate(**inputs)[0].flatten().numpy()
 
 
-FAMILY = Family("vibevoice", MODEL, build, reference)
+# Both branches of the language model are read at once, and what is spoken is heard again: rounding feeds back.
+FAMILY = Family("vibevoice", MODEL, build, reference, tolerance=1e-4)

@@ -1,5 +1,8 @@
 """Engine `pocket` against the library, on tiny checkpoints of Pocket TTS and Phonon with random weights."""
 
+import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,12 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import pocket as checkpoint
+from tests.engines.batches import Row, Run, together
 from tests.engines.recordings import recording
 from worker.audio import resample, trim_silence
 from worker.engines.base import Checkpoint, HubModel, Settings
 from worker.engines.pocket import PocketEngine
+from worker.engines.pocket_network import Line
+from worker.engines.recordings import Request
+from worker.engines.seanet import MOST_FRAMES
+from worker.engines.stages import alone
 from worker.engines.stepwise import seed_of
-from worker.errors import UnspeakableText, UnsupportedModel
+from worker.errors import UnspeakableText, UnsupportedModel, UnsupportedOption
 
 torch.set_num_threads(1)  # On small tensors threads cost more than they bring.
 
@@ -23,6 +31,7 @@ TEXT = "Hello there."
 FRAME = 1920
 CODECS = {checkpoint.POCKET: checkpoint.POCKET_CODEC, checkpoint.PHONON: checkpoint.PHONON_CODEC}
 FAMILIES = {family.model: family for family in checkpoint.FAMILIES}
+LATENTS = {checkpoint.POCKET: checkpoint.pocket_latents, checkpoint.PHONON: checkpoint.phonon_latents}
 SPOKEN = [
     (checkpoint.POCKET, "alba"),
     (checkpoint.POCKET, "marius"),
@@ -63,7 +72,7 @@ def settings(seed: int = 0, voice: str = "alba", **options) -> Settings:
 
 
 def say(model, how: Settings, text: str = TEXT, index: int = 0):
-    return np.concatenate(list(model.speak(text, index, how)))
+    return np.concatenate(list(alone(model.speak(text, index, how))))
 
 
 def test_the_engine_takes_the_models_of_transformers_alone():
@@ -91,21 +100,36 @@ def test_the_samples_are_those_of_the_library(root, models, name, voice, seed):
     assert expected.std() > 0.005
 
 
+def latents_of(model, rows: list[Row]) -> tuple[list[torch.Tensor], Sequence[Run]]:
+    """Speak rows together; the frames of each, [T, D], and what ran."""
+    frames = [[] for _ in rows]
+
+    def note(stage, lines):
+        if stage.name == "step":
+            for number, line in lines.items():
+                frames[number] += line.frames[-1:]
+                assert len(line.frames) <= MOST_FRAMES
+
+    runs = together(rows, note)
+    return [torch.stack(each) for each in frames], runs
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.3, "flow_steps": 3}], ids=["as the checkpoint says", "else"])
 @pytest.mark.parametrize(("name", "voice"), SPOKEN)
-def test_the_latents_are_exactly_those_of_the_library(models, name, voice):
-    model, frames = models[name], []
-    torch.manual_seed(5)
-    model._generate(TEXT, settings(0, voice), frames.append)
-    torch.manual_seed(5)
-    made = model._model.generate(**model._inputs(TEXT, voice))
-    assert torch.equal(model._model.denormalize_latents(torch.cat(frames)), made.audio_latents[0])
+def test_the_latents_are_those_of_the_library(root, models, name, voice, options):
+    arguments = {{"flow_steps": "num_flow_steps"}.get(name, name): value for name, value in options.items()}
+    expected = LATENTS[name](root, TEXT, voice, 5, **arguments)
+    model = models[name]
+    (frames,), _ = latents_of(model, [Row(model.speak(TEXT, 0, settings(5, voice, **options)))])
+    assert frames.shape == expected.shape
+    assert (model._network.model.denormalize_latents(frames) - expected).abs().max() < 1e-5
 
 
 def test_a_voice_kept_as_keys_and_values_sounds_as_its_latents_do(root, model):
     """`jean` is what the transformer has made of these latents."""
-    library = model._model
-    reference = checkpoint._speak(library, model._processor, TEXT, checkpoint._voice(2, checkpoint.LATENT_DIM), 0)
-    expected = trim_silence(reference, model.card.sample_rate_hz)
+    library, processor = model._network.model, model._read._processor
+    latents = checkpoint.generate(library, processor, TEXT, checkpoint._voice(2, checkpoint.LATENT_DIM), 0)
+    expected = trim_silence(processor.decode(latents).numpy(), model.card.sample_rate_hz)
     streamed = say(model, settings(0, "jean"))
     assert streamed.shape == expected.shape
     assert np.abs(streamed - expected).max() < 1e-4
@@ -125,14 +149,15 @@ def test_a_recording_is_imitated_as_by_the_library(root, model, number, seed, ra
 
 
 def test_a_recording_is_encoded_once_and_in_a_step_of_its_own(model):
-    encoded = []
-    counting = model._codec.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    encoded, steps = [], []
+    encoder = model._read._processor.audio_tokenizer.encoder
+    counting = encoder.register_forward_hook(lambda *_: encoded.append(1))
     how = replace(settings(), reference=recording(9))
-    first, *_ = model.speak(TEXT, 0, how)
-    assert (len(first), len(encoded)) == (0, 1)
-    second, *_ = model.speak(TEXT, 1, replace(how, seed=1))
+    together([Row(model.speak(TEXT, 0, how))], lambda stage, _: steps.append((stage.name, len(encoded))))
+    assert steps[:2] == [("read", 1), ("prefill", 1)]
+    say(model, replace(how, seed=1), index=1)
     counting.remove()
-    assert (len(second) > 0, len(encoded)) == (True, 1)
+    assert len(encoded) == 1
 
 
 def test_a_model_imitates_nothing_whose_recordings_another_codec_reads_or_none(root, models, tmp_path):
@@ -148,43 +173,165 @@ def test_a_model_imitates_nothing_whose_recordings_another_codec_reads_or_none(r
 
 
 def test_every_step_is_a_frame_and_the_first_one_is_heard(root, model):
-    steps = list(model.speak(TEXT, 0, settings()))
+    heard = list(alone(model.speak(TEXT, 0, settings())))
     frames = len(checkpoint.pocket_reference(root, TEXT, "alba", 0)) // FRAME
-    assert len(steps) == frames + 1
-    assert len(steps[0]) > 0
-    assert max(len(step) for step in steps) < 3 * FRAME
+    assert len(heard) == frames + 1
+    assert len(heard[0]) > 0
+    assert max(len(samples) for samples in heard) < 3 * FRAME
 
 
-def test_closing_leaves_the_rest_undone(model):
+def test_frames_are_decoded_together_when_the_listener_can_wait(model):
+    at_once, later = (Row(model.speak(TEXT, 0, settings()), lead_s=lead_s) for lead_s in (0.0, 5.0))
+    together([at_once, later])
+    assert later.samples.shape == at_once.samples.shape
+    assert np.abs(later.samples - at_once.samples).max() < 1e-4
+    sounding = [sum(len(part) > 0 for part in row.parts) for row in (at_once, later)]
+    assert sounding[1] <= sounding[0] / 2
+
+
+def test_closing_leaves_the_rest_undone_and_frees_the_place(model):
     frames = 0
 
     def count(*_):
         nonlocal frames
         frames += 1
 
-    hook = model._model.flow_head.register_forward_hook(count)
-    spoken = model.speak(TEXT, 0, settings())
-    list(islice(spoken, 3))
-    spoken.close()
+    hook = model._network.model.flow_head.register_forward_hook(count)
+    for _ in range(2 * model.slots):
+        spoken = alone(model.speak(TEXT, 0, settings()))
+        list(islice(spoken, 3))
+        spoken.close()
     hook.remove()
-    assert frames == 3
+    assert frames == 2 * model.slots * 3
 
 
-def test_interleaved_utterances_sound_as_they_do_alone(model):
-    hows = [settings(0), settings(3, "jean", temperature=0.3), settings(2, "jean", flow_steps=3)]
-    hows += [replace(settings(3), reference=recording(number)) for number in (4, 5)]
-    alone = [say(model, how) for how in hows]
-    spoken = [model.speak(TEXT, 0, how) for how in hows]
-    parts = [[] for _ in hows]
-    while any(spoken):
-        for number, stream in enumerate(spoken):
-            part = next(stream, None) if stream else None
-            if part is None:
-                spoken[number] = None
-            else:
-                parts[number].append(part)
-    for part, expected in zip(parts, alone, strict=True):
-        assert np.array_equal(np.concatenate(part), expected)
+def rows_of_pocket():
+    return [
+        (settings(0), TEXT),
+        (settings(3, "jean", temperature=0.3), "And then a bell rang twice, and nobody came."),
+        (settings(2, "jean", flow_steps=3), "Hm!"),
+        (replace(settings(3), reference=recording(4)), TEXT),
+        (replace(settings(3, flow_steps=3), reference=recording(5)), TEXT),
+        (settings(0), TEXT),
+    ]
+
+
+def rows_of_phonon():
+    return [
+        (settings(0, "default"), TEXT),
+        (settings(3, "freya", temperature=0.3), "And then a bell rang twice, and nobody came."),
+        (settings(2, "freya", flow_steps=3), "Hm!"),
+        (settings(4, "default", temperature=1.4), TEXT),
+        (settings(5, "freya"), TEXT),
+        (settings(0, "default"), TEXT),
+    ]
+
+
+JOINS = (0, 0, 9, 14, 20, 23)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoken"), [(checkpoint.POCKET, rows_of_pocket()), (checkpoint.PHONON, rows_of_phonon())], ids=str
+)
+def test_rows_that_join_and_leave_say_what_they_say_alone(models, name, spoken):
+    model, rows, expected = models[name], [], []
+    for (how, text), joins in zip(spoken, JOINS, strict=True):
+        by_itself = Row(model.speak(text, 0, how))
+        (latents,), _ = latents_of(model, [by_itself])
+        expected.append((latents, by_itself.samples))
+        rows.append(Row(model.speak(text, 0, how), joins=joins))
+    rows[1].leaves = 29
+    frames, runs = latents_of(model, rows)
+    assert max(len(run.rows) for run in runs if run.stage == "step") >= 3
+    assert any(run.stage == "decode" and len(run.rows) >= 3 for run in runs)
+    for number, (latents, samples) in enumerate(expected):
+        said = rows[number].samples
+        if number == 1:
+            assert 0 < len(frames[1]) < len(latents)
+            latents, samples = latents[: len(frames[1])], samples[: len(said)]
+        assert frames[number].shape == latents.shape
+        assert (frames[number] - latents).abs().max() < 1e-4
+        assert said.shape == samples.shape
+        assert np.abs(said - samples).max() < 1e-4
+    assert rows[0].samples.shape == rows[5].samples.shape
+    assert np.abs(rows[0].samples - rows[5].samples).max() < 1e-4
+
+
+def test_rows_that_wait_at_the_same_stage_make_their_frames_in_one_run(model):
+    rows = [Row(model.speak(TEXT, 0, settings(seed))) for seed in range(model.slots)]
+    stepped = [run.rows for run in together(rows) if run.stage == "step"]
+    frames = [sum(number in run for run in stepped) for number in range(model.slots)]
+    assert max(map(len, stepped)) > model.slots / 2
+    assert len(stepped) < max(frames) + model.slots  # They set out one by one.
+
+
+def test_prompts_of_several_lengths_are_read_together(model):
+    network, how = model._network, {"temperature": 0.7, "flow_steps": 1}
+    texts = [("alba", TEXT), ("jean", "And then a bell rang twice."), ("marius", "Hm!")]
+    prompts = model._read.run([Request(text, settings(0, voice)) for voice, text in texts], None)
+
+    def lines():
+        made = enumerate(prompts)
+        return [Line(slot, prompt, torch.Generator().manual_seed(slot), **how) for slot, prompt in made]
+
+    def frames(prefilled):
+        for _ in range(6):
+            network.step.run(prefilled, None)
+        return [torch.stack(line.frames) for line in prefilled]
+
+    batch = lines()
+    assert len({network.prefill.size(line, 0.0) for line in batch}) == 1
+    network.prefill.run(batch, 1)
+    made = frames(batch)
+    for number, expected in enumerate(made):
+        single = lines()[number : number + 1]
+        network.prefill.run(single, 1)
+        assert (frames(single)[0] - expected).abs().max() < 1e-5
+
+
+def test_a_checkpoint_that_draws_no_noise_sounds_the_same_with_every_seed(root, tmp_path):
+    folder = copy(root, tmp_path, checkpoint.POCKET)
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text()) | {"do_sample": False, "temperature": None}
+    path.unlink()
+    path.write_text(json.dumps(config))
+    model = load(tmp_path, checkpoint.POCKET)
+    longest = math.ceil(model.limits.bound_s(TEXT) * 12.5)
+    expected = checkpoint.pocket_reference(tmp_path, TEXT, "alba", 0, max_new_tokens=longest)
+    expected = trim_silence(expected, 24_000)
+    for seed in (0, 1):
+        said = say(model, settings(seed))
+        assert said.shape == expected.shape
+        assert np.abs(said - expected).max() < 2e-5
+
+
+def test_speech_ends_where_the_checkpoint_says(root, tmp_path):
+    path = copy(root, tmp_path, checkpoint.POCKET) / "generation_config.json"
+    config = json.loads(path.read_text()) | {"_from_model_config": False}  # Or the library drops what is not its own.
+    path.unlink()
+    lengths = []
+    for ends in ({}, {"eos_threshold": -30.0}, {"eos_threshold": -30.0, "min_frames_before_eos": 2}):
+        path.write_text(json.dumps(config | ends))
+        model = load(tmp_path, checkpoint.POCKET)
+        for text in ("Hm.", TEXT):
+            expected = checkpoint.pocket_latents(tmp_path, text, "alba", 0)
+            (frames,), _ = latents_of(model, [Row(model.speak(text, 0, settings()))])
+            assert len(frames) == len(expected)
+            lengths.append(len(frames))
+    assert lengths[2:] == [7 + 4, 7 + 2, 3 + 4, 3 + 2]  # The short text is followed by more.
+    assert lengths[0] > lengths[2]
+
+
+@pytest.mark.parametrize("voice", ["alba", "jean"])
+def test_a_voice_that_leaves_no_room_for_the_text_is_refused(root, tmp_path, voice):
+    path = copy(root, tmp_path, checkpoint.POCKET) / "config.json"
+    config = json.loads(path.read_text()) | {"max_position_embeddings": 90}
+    path.unlink()
+    path.write_text(json.dumps(config))
+    model = load(tmp_path, checkpoint.POCKET)
+    say(model, settings(0, voice), "Hm.")
+    with pytest.raises(UnsupportedOption, match=f"the voice {voice!r} is too long .* leaves 2[0-9] of 90 positions"):
+        say(model, settings(0, voice), "And then a bell rang twice, and nobody came in.")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -311,5 +458,5 @@ def test_the_voices_on_disk_are_left_as_they_were(root, model):
 
 
 def _tensors(model, voice):
-    prompt, _ = model._prompts[voice]
-    return [((n, m), tensor) for n, layer in enumerate(prompt.layers) for m, tensor in enumerate(layer)]
+    layers = model._voices[voice].timbre.layers
+    return [((n, m), tensor) for n, layer in enumerate(layers) for m, tensor in enumerate(layer)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import MimiConfig, MimiModel, PocketTTSAudioTokenizerConfig, PocketTTSAudioTokenizerModel
 
-from worker.engines.seanet import SeanetSlots, SeanetStream
+from worker.engines.seanet import SeanetSlots
 from worker.engines.stepwise import place
 from worker.errors import UnsupportedModel
 
@@ -55,8 +55,8 @@ CODECS = {
 
 
 def stream(decoder, latents, cuts):
-    decoding = SeanetStream(decoder, len(latents))
-    return torch.cat([decoding.push(piece) for piece in latents.split(cuts, -1)], -1)
+    decoding, rows = SeanetSlots(decoder, len(latents)), range(len(latents))
+    return torch.cat([decoding.decode(rows, piece) for piece in latents.split(cuts, -1)], -1)
 
 
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS.keys())
@@ -74,11 +74,11 @@ def test_frames_decode_as_the_whole_does_however_they_are_cut(build, cuts):
 def test_two_streams_of_one_decoder_do_not_mix():
     decoder = mimi().decoder
     first, second = torch.randn(2, 1, 16, 6)
-    streams = [SeanetStream(decoder), SeanetStream(decoder)]
+    streams = [SeanetSlots(decoder, 1), SeanetSlots(decoder, 1)]
     heard = [[], []]
     for frame in range(6):
         for stream_of, latents, parts in zip(streams, (first, second), heard, strict=True):
-            parts.append(stream_of.push(latents[..., frame : frame + 1]))
+            parts.append(stream_of.decode([0], latents[..., frame : frame + 1]))
     for latents, parts in zip((first, second), heard, strict=True):
         assert torch.equal(torch.cat(parts, -1), stream(decoder, latents, [1] * 6))
 
@@ -120,4 +120,4 @@ def test_a_stream_leaves_the_latents_it_was_given_alone():
 @pytest.mark.parametrize("change", [{"use_causal_conv": False}, {"pad_mode": "reflect"}])
 def test_a_codec_that_looks_ahead_is_refused(change):
     with pytest.raises(UnsupportedModel, match="cannot be streamed"):
-        SeanetStream(mimi(**change).decoder)
+        SeanetSlots(mimi(**change).decoder, 1)

@@ -60,6 +60,11 @@ def speak(model: Vits, text: str = TEXT, settings: Settings = SETTINGS) -> Sampl
     return np.concatenate(list(alone(model.speak(text, 0, settings))))
 
 
+def assert_same(given: Samples, expected: Samples) -> None:
+    """Compare what may have been decoded in other windows: these depend on how long the last ones took."""
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("family", "text", "voice"),
     list(zip(FAMILIES, (TEXT, TEXT, KOREAN, TEXT), ("default", "speaker-2", "default", "default"), strict=True)),
@@ -98,7 +103,7 @@ def test_whoever_can_wait_gets_larger_windows(model: Vits) -> None:
 
 
 def together(speeches: Mapping[str, Speech]) -> dict[str, list[Samples]]:
-    """Drive utterances in step, each of its calls in one run with all others of the same stage."""
+    """Drive utterances in step, each of its calls in one run with all others of the same stage and size."""
     made: dict[str, list[Samples]] = {name: [] for name in speeches}
     waiting: dict[str, Call[Any, Any]] = {}
     results: dict[str, Any] = dict.fromkeys(speeches)
@@ -115,9 +120,10 @@ def together(speeches: Mapping[str, Speech]) -> dict[str, list[Samples]]:
         results = {}
         for stage in {call.stage for call in waiting.values()}:
             calls = {name: call for name, call in waiting.items() if call.stage is stage}
-            # The longest slice that all can give; as on a GPU, where slices have a few lengths.
-            size = min((stage.size(call.item, 1.0) for call in calls.values()), key=lambda size: size or 0)
-            results |= dict(zip(calls, stage.run([call.item for call in calls.values()], size), strict=True))
+            sizes = {name: stage.size(call.item, 1.0) for name, call in calls.items()}
+            for size in set(sizes.values()):
+                same = {name: call for name, call in calls.items() if sizes[name] == size}
+                results |= dict(zip(same, stage.run([call.item for call in same.values()], size), strict=True))
         waiting.clear()
     return made
 
@@ -159,7 +165,7 @@ def test_torch_s_own_random_numbers_are_left_alone(model: Vits) -> None:
 
 def test_closing_leaves_the_other_windows_undecoded(model: Vits) -> None:
     decoded: list[object] = []
-    hook = model._network._model.decoder.register_forward_hook(lambda *_: decoded.append(None))
+    hook = model._network._model.decoder.conv_pre.register_forward_hook(lambda *_: decoded.append(None))
     try:
         speech = alone(model.speak(TEXT, 0, SETTINGS))
         next(speech)
@@ -195,7 +201,7 @@ def test_two_utterances_in_turns_are_what_they_are_alone(model: Vits) -> None:
 def test_segments_of_an_utterance_differ_and_repeat(model: Vits) -> None:
     first, second = (np.concatenate(list(alone(model.speak(TEXT, index, SETTINGS)))) for index in (0, 1))
     assert len(first) != len(second) or not np.array_equal(first, second)
-    np.testing.assert_array_equal(first, speak(model))
+    assert_same(first, speak(model))
 
 
 def test_every_speaker_has_a_voice_of_its_own(choir: Vits, model: Vits) -> None:
@@ -215,13 +221,13 @@ def test_options_have_effect_and_defaults_of_the_checkpoint(model: Vits) -> None
     defaults = {name: option["default"] for name, option in model.card.options.items()}
     assert defaults == {"noise_scale": 0.667, "noise_scale_duration": 0.8}
     usual = speak(model)
-    np.testing.assert_array_equal(speak(model, TEXT, replace(SETTINGS, options=defaults)), usual)
+    assert_same(speak(model, TEXT, replace(SETTINGS, options=defaults)), usual)
     for name in defaults:
         changed = speak(model, TEXT, replace(SETTINGS, options={name: 0.0}))
-        assert changed.tobytes() != usual.tobytes()
+        assert len(changed) != len(usual) or np.abs(changed - usual).max() > 0.01
     calm = {"noise_scale": 0.0, "noise_scale_duration": 0.0}
     runs = [speak(model, TEXT, replace(SETTINGS, seed=seed, options=calm)) for seed in (1, 2)]
-    np.testing.assert_array_equal(*runs)
+    assert_same(*runs)
 
 
 def test_runaway_speech_ends_a_little_beyond_the_bound(root: Path) -> None:
@@ -232,8 +238,8 @@ def test_runaway_speech_ends_a_little_beyond_the_bound(root: Path) -> None:
 
 
 def test_text_is_brought_to_the_characters_there_are(model: Vits) -> None:
-    np.testing.assert_array_equal(speak(model, "HÉLLO (World)!"), speak(model, "hello world"))
-    np.testing.assert_array_equal(speak(model, "3 cats"), speak(model, "three cats"))
+    assert_same(speak(model, "HÉLLO (World)!"), speak(model, "hello world"))
+    assert_same(speak(model, "3 cats"), speak(model, "three cats"))
 
 
 @pytest.mark.parametrize("text", ["", "  ", "!?", "🙂", "'", "- -"])
@@ -253,7 +259,7 @@ def test_other_scripts_are_romanised_where_the_model_was_trained_so(root: Path) 
     romanised = load(root, ROMANISED)
     romanised.check(KOREAN, "default")
     assert romanised.card.voices[0].language == "ko"
-    np.testing.assert_array_equal(speak(romanised, KOREAN), speak(romanised, "annyeonghaseyo segye"))
+    assert_same(speak(romanised, KOREAN), speak(romanised, "annyeonghaseyo segye"))
 
 
 def test_english_phonemes_are_read_without_espeak(root: Path) -> None:
@@ -313,7 +319,7 @@ def test_pickled_weights_of_old_repositories_load(root: Path, tmp_path: Path, mo
     assert old.keys() != weights.keys()
     torch.save(old, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    np.testing.assert_array_equal(speak(load(tmp_path)), speak(model))
+    assert_same(speak(load(tmp_path)), speak(model))
 
 
 def test_the_hub_s_own_words_decide_what_is_claimed(root: Path) -> None:

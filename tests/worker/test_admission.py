@@ -180,15 +180,36 @@ def test_whoever_would_wait_too_long_is_refused_with_the_time_to_come_back(rows)
     judge = admission(queue_s=4.0, half=0.5)
     here = [rows(begun=True)]
     assert judge.admit(rows(), here, now()) is None
-    here.append(rows())
-    with pytest.raises(Overloaded, match=r"5\.6 s .* longer than 4 s") as refused:
+    here += [rows() for _ in range(3)]
+    with pytest.raises(Overloaded, match=r"16\.7 s .* longer than 4 s") as refused:
         judge.admit(rows(), here, now())
-    assert refused.value.retry_after_s == pytest.approx(5 / 0.9)
+    assert refused.value.retry_after_s == pytest.approx(15 / 0.9)
+
+
+def test_a_burst_is_let_in_but_a_queue_that_stays_is_kept_short(rows):
+    judge = admission(queue_s=4.0, half=0.5)
+    few, many = [rows(begun=True), rows()], [rows(begun=True), *(rows() for _ in range(3))]
+    come = now()
+    # 5.6 s are over the limit of 4, and under the 12 of a burst; 16.7 s are over both.
+    assert judge.admit(rows(), few, come) is None
+    with pytest.raises(Overloaded):
+        judge.admit(rows(), many, come)
+    assert judge.admit(rows(), few, come + 2) is None
+    with pytest.raises(Overloaded):
+        judge.admit(rows(), few, come + 2.1)
+    # That the wait is under the limit again does not make a burst of what comes next; that there is none does.
+    half = [rows(begun=True), rows(audio_s=5.0)]
+    assert judge.admit(rows(), half, come + 3) is None
+    with pytest.raises(Overloaded):
+        judge.admit(rows(), few, come + 3)
+    assert judge.admit(rows(), half[:1], come + 4) is None
+    assert judge.admit(rows(), few, come + 4) is None
 
 
 def test_what_nobody_listens_to_may_wait_longer(rows):
     judge = admission(queue_s=4.0, half=0.5)
-    assert judge.admit(rows(is_live=False), [rows(begun=True), rows()], now()) is None
+    here = [rows(begun=True), *(rows() for _ in range(3))]
+    assert judge.admit(rows(is_live=False), here, now()) is None
 
 
 def test_over_capacity_is_refused_whatever_it_costs(rows):

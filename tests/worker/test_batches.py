@@ -223,3 +223,37 @@ def test_the_cores_that_nobody_needs_go_to_whoever_works(lanes, running, cores):
     asyncio.run(scenario())
     assert given[-1] == cores
     assert len(given) == running
+
+
+def test_who_comes_later_catches_up_with_those_that_he_can_go_with():
+    class Reading(Voices):
+        name = "reading"
+
+    reading, voices = Reading(), Voices()
+    begun = threading.Event()
+
+    def utterance(name: str) -> Utterance:
+        yield from reading((name, 1))
+        for n in range(6):
+            if name == "first" and n == 2:
+                begun.set()
+                assert come.wait(60)
+            yield from voices((name, 1))
+        yield block()
+
+    async def scenario():
+        admission = Admission(lanes=1, capacity=9, queue_s=9.0, lead_s=9.0)
+        scheduler = Scheduler(admission=admission, changes=Changes(), starts=8)
+        scheduler.start()
+        first = scheduler.submit(Work(utterance("first"), RATE, is_staged=True))
+        await asyncio.to_thread(begun.wait)
+        second = scheduler.submit(Work(utterance("second"), RATE, is_staged=True))
+        come.set()
+        await asyncio.gather(drain(first), drain(second))
+        await asyncio.to_thread(scheduler.stop)
+
+    come = threading.Event()
+    asyncio.run(scenario())
+    # Both are silent, and the second is read while the first is in the midst of its work; then they go together.
+    assert reading.runs == [["first"], ["second"]]
+    assert [len(run) for run in voices.runs] == [1, 1, 2, 2, 2, 2, 1, 1]

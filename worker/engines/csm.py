@@ -13,9 +13,9 @@ be imitated is the turn before, spoken by the same number.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from worker.audio import Trimmer
 from worker.engines.base import (
@@ -30,17 +30,15 @@ from worker.engines.base import (
     transformers_files,
 )
 from worker.engines.csm_network import Line, Network
-from worker.engines.recordings import Recordings
+from worker.engines.recordings import Reading, Recordings, Request
 from worker.engines.sampling import Draws, Sampling
-from worker.engines.stages import Speech, Stage
+from worker.engines.stages import Speech
 from worker.engines.stepwise import TorchEngine, from_disk, place, seed_of
 from worker.errors import UnspeakableText, UnsupportedOption
 from worker.text.phonemes import quote
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-T = TypeVar("T")
 
 SPEAKERS = 10
 
@@ -70,19 +68,6 @@ class CsmEngine(TorchEngine):
         model = from_disk(CsmForConditionalGeneration, checkpoint.folder, device)
         processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
         return CsmModel(place(model, device), processor, checkpoint.revision, device)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What one segment is to be made of.
-
-    Attributes:
-        text: The segment.
-        settings: How to speak.
-    """
-
-    text: str
-    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +109,7 @@ class CsmModel(Model):
             options=_options(model),
             cloning="audio and transcript",
         )
-        self._read = Reading(self._network, processor, self.limits, self._controls)
+        self._read = CsmReading(self._network, processor, self.limits, self._controls)
 
     def check(self, text: str, voice: str) -> None:
         """Refuse text with nothing to say, and the tokens that structure a conversation; all else can be written.
@@ -167,11 +152,8 @@ class CsmModel(Model):
         yield trimmer.flush()
 
 
-class Reading(Stage[Request, Prompt]):
+class CsmReading(Reading[Prompt]):
     """Makes prompts of texts, and of the recordings that come before them.
-
-    A stage, though the text takes no time, since neither the tokenizer nor what is kept of recordings bears two
-    threads.
 
     Args:
         network: Embeds the prompts.
@@ -180,28 +162,23 @@ class Reading(Stage[Request, Prompt]):
         controls: Tokens that structure a conversation.
     """
 
-    name = "read"
-
     def __init__(self, network: Network, processor: Any, limits: SegmentLimits, controls: Sequence[str]) -> None:  # noqa: ANN401
         self._network, self._processor = network, processor
         self._limits, self._controls = limits, controls
         self._config = network.model.config
         self._recordings = Recordings(self._config.codec_config.sampling_rate, self._encode)
 
-    def run(self, items: Sequence[Request], size: Hashable) -> list[Prompt]:
+    def prompt(self, text: str, settings: Settings) -> Prompt:
         """Make a prompt.
 
         Raises:
             UnsupportedOption: The recording leaves no room for the text.
         """
-        return [self._prompt(item.text, item.settings) for item in items]
-
-    def _prompt(self, text: str, settings: Settings) -> Prompt:
         reference, role = settings.reference, settings.voice.removeprefix("speaker-")
         turns: list[dict[str, Any]] = [{"role": role, "content": [{"type": "text", "text": text}]}]
         codes = None
         if reference:
-            codes = _finished(self._recordings.of(reference))
+            codes = self._recordings.read(reference)
             said = {"type": "text", "text": self._plain(reference.transcript)}
             turns.insert(0, {"role": role, "content": [said, {"type": "audio"}]})
         ids = self._tokenize(turns, 0 if codes is None else len(codes))
@@ -247,15 +224,6 @@ class Reading(Stage[Request, Prompt]):
         for token in self._controls:
             transcript = transcript.replace(token, " ")
         return " ".join(transcript.split())
-
-
-def _finished(reading: Generator[Any, None, T]) -> T:
-    """Run a generator to its end, and give what it returns."""
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def _options(model: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401

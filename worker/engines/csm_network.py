@@ -13,17 +13,13 @@ more than the rounding.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from worker.engines.base import Samples
 from worker.engines.kv_cache import GRAIN, SlotCache, Slots
 from worker.engines.sampling import Draws, Sampler, Sampling
-from worker.engines.seanet import MOST_FRAMES, SeanetSlots
+from worker.engines.seanet import FrameDecoding, SeanetSlots
 from worker.engines.stages import Stage
 
 if TYPE_CHECKING:
@@ -34,10 +30,6 @@ SLOTS = {"cpu": 8, "cuda": 32}
 
 PREFILLS = {"cpu": 1, "cuda": 8}
 """Prompts read at once: a CPU has its hands full with one."""
-
-WAITING_S = 0.4
-"""What a listener has in hand for each further frame that is waited for, so that several are decoded together: five
-times what a frame takes that is made just in time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +96,7 @@ class Network:
         self.codec = SeanetSlots(model.codec_model.decoder, self.num_slots)
         self.prefill = Prefill(self, PREFILLS[kind])
         self.step = Step(self)
-        self.decode = Decode(self)
+        self.decode = FrameDecoding[Line](self.codec, self.num_slots, self._as_codec_takes_them)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Embed frames, int64 [T, C], as [T, H]."""
@@ -122,6 +114,12 @@ class Network:
             use_cache=True,
         ).last_hidden_state
         return read
+
+    def _as_codec_takes_them(self, frames: Tensor) -> Tensor:
+        codec = self.model.codec_model
+        # The vocabulary has a few codes more, which speech has no use for; a GPU does not survive one here.
+        latents: Tensor = codec.quantizer.decode(frames.mT.clamp(max=codec.config.codebook_size - 1))
+        return latents
 
 
 class Prefill(Stage[Line, None]):
@@ -225,36 +223,3 @@ class Step(Stage[Line, None]):
             codes.append(rest.draw(logits, noise[:, number]))
             start = number + 1
         return torch.stack(codes, 1)
-
-
-class Decode(Stage[Line, Samples]):
-    """Turns frames into sound: the first at once, later ones several together where the listener can wait."""
-
-    name = "decode"
-
-    def __init__(self, network: Network) -> None:
-        self._network, self.limit = network, network.num_slots
-        self._codec = network.model.codec_model
-
-    def size(self, item: Line, lead_s: float) -> None:
-        """Note what the listener has in hand. All lines go together, so that they meet at the next step too."""
-        item.lead_s = lead_s
-
-    def run(self, items: Sequence[Line], size: Hashable) -> list[Samples]:
-        """Decode the lines that do not wait, together where they have as many frames."""
-        import torch
-
-        together = defaultdict(list)
-        for line in sorted(items, key=lambda line: line.slot):
-            if not line.frames_left or len(line.frames) >= min(1 + int(line.lead_s / WAITING_S), MOST_FRAMES):
-                together[len(line.frames)].append(line)
-        samples = {line: np.zeros(0, np.float32) for line in items}
-        for lines in together.values():
-            codes = torch.stack([torch.stack(line.frames, -1) for line in lines])
-            # The vocabulary has a few codes more, which speech has no use for; a GPU does not survive one here.
-            latents = self._codec.quantizer.decode(codes.clamp(max=self._codec.config.codebook_size - 1))
-            sound = self._network.codec.decode([line.slot for line in lines], latents)[:, 0].float().cpu().numpy()
-            for line, heard in zip(lines, sound, strict=True):
-                samples[line] = heard
-                line.frames.clear()
-        return [samples[line] for line in items]

@@ -1,10 +1,7 @@
 """Engine `dia`: dialogue models that write rows of codec tokens, streamed while they write; knows no scheduling.
 
-A Dia decoder makes one token for each of the nine codebooks of the Descript Audio Codec (DAC, Kumar et al. 2023) per
-step, each codebook some steps behind the first (MusicGen's delay pattern, Copet et al. 2023). So a codec frame is
-complete once the slowest codebook has arrived, and it can be decoded once the frames that the codec looks ahead at
-have arrived too. Complete frames are decoded in windows with that many frames of context on either side, which gives
-the samples of one decoding of the whole.
+A Dia decoder makes one token for each of the nine codebooks of the Descript Audio Codec per step, which gives a frame
+of 12 ms. It is done for several utterances at once (`dia_network`).
 
 Dia has no fixed voices: who speaks follows from the seed, and from the tags `[S1]` and `[S2]` in the text for the
 speakers of a dialogue. Text that begins with no tag is given to `[S1]`. Sounds in round brackets, such as `(laughs)`,
@@ -21,8 +18,8 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,18 +37,17 @@ from worker.engines.base import (
     Settings,
     Voice,
 )
-from worker.engines.recordings import Recordings
-from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
+from worker.engines.dia_network import Line, Network, Sampling
+from worker.engines.recordings import Reading, Recordings, Request
+from worker.engines.sampling import Draws
+from worker.engines.stages import Speech
+from worker.engines.stepwise import TorchEngine, from_disk, place, seed_of
 from worker.errors import UnspeakableText, UnsupportedModel, UnsupportedOption
 from worker.text.phonemes import quote
 from worker.text.segment import segment
 
 if TYPE_CHECKING:
-    import torch
-
-FIRST_WINDOW = 8
-LONGEST_WINDOW = 64
-"""Frames decoded at once: few at first, for early audio; more later, since the context costs the same for all."""
+    from torch import Tensor
 
 FEWEST_TOKENS = 5
 """Least `top_k`: up to four of the likeliest tokens are special ones, which are ruled out where they make no sense."""
@@ -107,6 +103,23 @@ class DiaEngine(TorchEngine):
         return DiaModel(place(model, device), place(codec, device), processor, checkpoint.revision, device)
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the network begins a piece of a segment with.
+
+    Attributes:
+        text: int64 [L] on the device: its bytes.
+        given: int64 [P + D, C] on the device: the rows before it, as a `Line` takes them.
+        most_frames: How many frames may follow.
+        pause_s: Silence after it, in seconds.
+    """
+
+    text: Tensor
+    given: Tensor
+    most_frames: int
+    pause_s: float = 0.0
+
+
 class DiaModel(Model):
     """Speaks English dialogue.
 
@@ -120,11 +133,13 @@ class DiaModel(Model):
 
     # Frames stream at once, so a first segment has no need to be short; and a speaker is kept within a segment only.
     limits = SegmentLimits(first=400, longest=400, joins=True)
+    is_staged = True
 
     def __init__(self, model: Any, codec: Any, processor: Any, revision: str, device: str) -> None:  # noqa: ANN401
-        self._model, self._codec, self._processor, self._device = model, codec, processor, device
-        self._delays: list[int] = list(model.config.delay_pattern)
-        self._hop_length: int = math.prod(codec.config.upsampling_ratios)
+        self._device = device
+        # The row that begins everything, and those that are made.
+        self._network = Network(model, codec, 1 + _num_rows(model), device)
+        self.slots = self._network.num_slots
         self.card = Card(
             sample_rate_hz=codec.config.sampling_rate,
             voices=[Voice("default", "Default", "en")],
@@ -132,7 +147,7 @@ class DiaModel(Model):
             options=_options(model.generation_config),
             cloning="audio and transcript",
         )
-        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
+        self._read = DiaReading(self._network, processor, self.limits)
 
     def check(self, text: str, voice: str) -> None:
         """Refuse letters of other scripts than the Latin one, which the model knows only as bytes, and empty text.
@@ -147,41 +162,87 @@ class DiaModel(Model):
         if not any(char.isalnum() for char in spoken):
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
         """Speak one segment; every step is one row of tokens, and gives audio if that completes a window.
 
         All segments start from the utterance's seed: without a recording the model has no other way to keep a speaker
         (its model card says to fix the seed), though it may change with the text even so.
         """
-        recording = yield from self._recordings.of(settings.reference)
-        if not settings.reference or recording is None:
-            yield from self._continue(text, settings, settings.seed, {})
-            return
-        longest = self._longest_piece(settings.reference, recording)
-        pieces = segment(" ".join(text.split()), "en", first=longest, longest=longest, joins=True)
-        pause_s = 0.0
-        for piece in pieces:
-            if pause_s:
-                yield np.zeros(round(pause_s * self.card.sample_rate_hz), np.float32)
-            yield from self._continue(piece.text, settings, seed_of(settings, index), recording)
-            pause_s = piece.ends_at.value
+        for prompt in (yield from self._read(Request(text, settings))):
+            yield from self._continue(prompt, seed_of(settings, index if settings.reference else 0), settings)
+            if prompt.pause_s:
+                yield np.zeros(round(prompt.pause_s * self.card.sample_rate_hz), np.float32)
 
-    def _continue(
-        self, text: str, settings: Settings, seed: int, recording: Mapping[str, torch.Tensor]
-    ) -> Iterator[Samples]:
-        """Speak what the model can take at once.
+    def _continue(self, prompt: Prompt, seed: int, settings: Settings) -> Speech:
+        """Speak what the model can take at once."""
+        network, trimmer = self._network, Trimmer(self.card.sample_rate_hz)
+        options = {name: settings.options.get(name, option["default"]) for name, option in self.card.options.items()}
+        slot = network.slots.take()
+        try:
+            line = Line(
+                slot, prompt.text, prompt.given, prompt.most_frames, Draws(seed, self._device), Sampling(**options)
+            )
+            yield from network.prefill(line)
+            while not line.is_over:
+                yield from network.step(line)
+                if network.decode.is_worthwhile(line):
+                    samples = yield from network.decode(line)
+                    yield trimmer.feed(samples)
+        finally:
+            network.slots.give_back(slot)
+        yield trimmer.flush()
 
-        The rows of the recording are not among those that the decoder gets, though where the slower codebooks are
-        behind it still determines some tokens: these are of frames before the first one.
+
+class DiaReading(Reading[Sequence[Prompt]]):
+    """Makes prompts of texts, and of the recordings that they continue: several where one leaves no room for all.
+
+    Args:
+        network: Says how much room there is.
+        processor: `DiaProcessor`.
+        limits: How long a segment may be.
+    """
+
+    def __init__(self, network: Network, processor: Any, limits: SegmentLimits) -> None:  # noqa: ANN401
+        self.limit = network.num_slots
+        self._network, self._processor, self._limits = network, processor, limits
+        self._num_rows = _num_rows(network.model)
+        self._longest_delay = max(network.delays)
+        self._frame_rate_hz: float = network.codec.config.sampling_rate / network.hop_length
+        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
+
+    def size(self, item: Request, lead_s: float) -> str:
+        """Which recording it is: to read one takes a while, and texts take none."""
+        return item.settings.reference.key if item.settings.reference else ""
+
+    def prompt(self, text: str, settings: Settings) -> Sequence[Prompt]:
+        """Make the prompts of one segment.
+
+        Raises:
+            UnsupportedOption: The recording leaves no room for the text.
         """
-        decoder = DelayedDecoder(self._codec, self._delays, self._model.config.decoder_config.eos_token_id)
-        trimmer = Trimmer(self.card.sample_rate_hz)
-        call = partial(self._generate, text, settings, recording)
-        for row in stepwise(call, Noise(seed, self._device)):
-            yield trimmer.feed(decoder.push(row))
-        yield np.concatenate([trimmer.feed(decoder.flush()), trimmer.flush()])
+        reference = settings.reference
+        if reference is None:
+            return [self._piece(text, _tagged(text), None, settings.speed)]
+        given = self._recordings.read(reference)
+        longest = self._longest_piece(reference, given)
+        pieces = list(segment(" ".join(text.split()), "en", first=longest, longest=longest, joins=True))
+        transcript = _tagged(reference.transcript)
+        prompts = [
+            self._piece(piece.text, f"{transcript} {_tagged(piece.text)}", given, settings.speed) for piece in pieces
+        ]
+        pauses = [*(piece.ends_at.value for piece in pieces[:-1]), 0.0]
+        return [replace(prompt, pause_s=pause_s) for prompt, pause_s in zip(prompts, pauses, strict=True)]
 
-    def _encode(self, samples: Samples) -> dict[str, torch.Tensor]:
+    def _piece(self, text: str, written: str, given: Tensor | None, speed: float) -> Prompt:
+        """Make a prompt of what is to be spoken, and of that with all that is written around it."""
+        inputs = self._processor(text=[written], padding=False, return_tensors="pt")
+        if given is None:
+            given = inputs["decoder_input_ids"][0].long().to(self._network.device)
+        bound = math.ceil(self._limits.bound_s(text, speed) * self._frame_rate_hz)
+        most_frames = max(0, min(self._room(given), bound))
+        return Prompt(inputs["input_ids"][0].to(self._network.device), given, most_frames)
+
+    def _encode(self, samples: Samples) -> Tensor:
         """Make rows of a recording: what the processor gives to the decoder, whatever the text."""
         rate_hz = self._processor.feature_extractor.sampling_rate
         # Audio is padded to whole frames; to pad the text, too, makes the library warn that there is nothing to pad to.
@@ -192,50 +253,28 @@ class DiaModel(Model):
             audio_kwargs={"sampling_rate": rate_hz},
             return_tensors="pt",
         )
-        return {name: inputs[name] for name in ("decoder_input_ids", "decoder_attention_mask")}
+        rows: Tensor = inputs["decoder_input_ids"][0].long().to(self._network.device)
+        return rows
 
-    def _generate(
-        self,
-        text: str,
-        settings: Settings,
-        recording: Mapping[str, torch.Tensor],
-        emit: Callable[[torch.Tensor], None],
-    ) -> None:
-        spoken = _tagged(text)
-        if settings.reference:
-            spoken = f"{_tagged(settings.reference.transcript)} {spoken}"
-        inputs = self._processor(text=[spoken], padding=False, return_tensors="pt")
-        inputs.update(recording)
-        inputs = inputs.to(self._device)
-        streamer = _RowStreamer(emit, self._model, len(self._delays))
-        bound_s = self.limits.bound_s(text, settings.speed)
-        bound = math.ceil(bound_s * self.card.sample_rate_hz / self._hop_length) + max(self._delays) + 1
-        most_rows = min(self._room(recording), bound)
-        self._model.generate(**inputs, **settings.options, max_new_tokens=most_rows, streamer=streamer)
+    def _room(self, given: Tensor) -> int:
+        """Frames for which there are rows after those of a prompt; a row more ends them, and then come the delays."""
+        taken = len(given) - 1 - self._longest_delay
+        return self._num_rows - taken - self._longest_delay - 1
 
-    def _room(self, recording: Mapping[str, torch.Tensor]) -> int:
-        """Rows after which the model stops by itself."""
-        config = self._model.generation_config
-        # To a `max_length` of the checkpoint the library adds the delays.
-        longest: int = config.max_length or self._model.config.decoder_config.max_position_embeddings
-        room = int(config.max_new_tokens or longest + max(self._delays))
-        # A recording's mask has the row that begins everything, too, and room for the delays.
-        taken = len(recording["decoder_attention_mask"][0]) - 1 - max(self._delays) if recording else 0
-        return max(0, room - taken)
-
-    def _longest_piece(self, reference: Reference, recording: Mapping[str, torch.Tensor]) -> int:
+    def _longest_piece(self, reference: Reference, given: Tensor) -> int:
         """Characters that can follow a recording: spoken slowly they end within the model's rows and bytes.
 
         Raises:
             UnsupportedOption: They are too few.
         """
-        room = self._room(recording) - max(self._delays) - 1
-        room_s = room * self._hop_length / self.card.sample_rate_hz
-        by_rows = int(room_s / self.limits.patience_s_per_char * 3)  # What is allowed is thrice what slow speech takes.
+        room_s = self._room(given) / self._frame_rate_hz
+        by_rows = int(
+            room_s / self._limits.patience_s_per_char * 3
+        )  # What is allowed is thrice what slow speech takes.
         tags = len("[S1]  [S1] ")
         bytes_taken = len(_tagged(reference.transcript).encode()) + tags
-        by_bytes: int = self._model.config.encoder_config.max_position_embeddings - bytes_taken
-        longest = min(self.limits.longest, by_rows, by_bytes)
+        by_bytes: int = self._network.model.config.encoder_config.max_position_embeddings - bytes_taken
+        longest = min(self._limits.longest, by_rows, by_bytes)
         if longest < SHORTEST_PIECE:
             recording_s = len(reference.samples) / reference.sample_rate_hz
             raise UnsupportedOption(
@@ -244,118 +283,6 @@ class DiaModel(Model):
                 field="voice",
             )
         return longest
-
-
-class _RowStreamer:
-    """Hands the rows of `generate` over; of transformers' streamers it has the two methods that are called.
-
-    Args:
-        emit: Takes a row, int64 [C].
-        model: Who generates.
-        num_codebooks: C.
-    """
-
-    def __init__(self, emit: Callable[[torch.Tensor], None], model: Any, num_codebooks: int) -> None:  # noqa: ANN401
-        self._emit, self._model, self._num_codebooks = emit, model, num_codebooks
-        self._is_prompt = True
-
-    def put(self, tokens: torch.Tensor) -> None:
-        """Take what `generate` has made, int64 [C]; at first the prompt, int64 [1, C, 1], which is passed over."""
-        if self._is_prompt:
-            self._is_prompt = False
-            return
-        # `generate` keeps this in the model, where another utterance may overwrite it while this one waits.
-        uses_guidance = self._model._uses_cfg
-        self._emit(tokens.reshape(self._num_codebooks))
-        self._model._uses_cfg = uses_guidance
-
-    def end(self) -> None:
-        """Do nothing: the end of the call says it."""
-
-
-class DelayedDecoder:
-    """Turns delayed rows of codec tokens into samples while they come.
-
-    Args:
-        codec: `DacModel`; its upsampling ratios are even.
-        delays: Rows by which each codebook is behind, the first one 0.
-        end: Token of the first codebook that ends the frames.
-    """
-
-    def __init__(self, codec: Any, delays: Sequence[int], end: int) -> None:  # noqa: ANN401
-        self._codec, self._delays, self._end = codec, delays, end
-        self._halo = dac_halo(codec.config.upsampling_ratios)
-        self._hop_length: int = math.prod(codec.config.upsampling_ratios)
-        self._rows: list[torch.Tensor] = []
-        self._num_frames: int | None = None  # Known when the first codebook has ended.
-        self._given = 0
-        self._window = FIRST_WINDOW
-
-    def push(self, row: torch.Tensor) -> Samples:
-        """Take the next row.
-
-        Args:
-            row: int64 [C].
-
-        Returns:
-            float32 [S]: the samples of a window, or none.
-        """
-        if self._num_frames is None and int(row[0]) == self._end:
-            self._num_frames = len(self._rows)
-        self._rows.append(row)
-        stop = self._given + self._window
-        if stop + self._halo > self._num_complete():
-            return np.zeros(0, np.float32)
-        self._window = min(2 * self._window, LONGEST_WINDOW)
-        return self._decode(stop)
-
-    def flush(self) -> Samples:
-        """Decode the rest; no row follows.
-
-        Returns:
-            float32 [S].
-        """
-        return self._decode(self._num_complete())
-
-    def _num_complete(self) -> int:
-        complete = len(self._rows) - max(self._delays)
-        return max(0, complete if self._num_frames is None else min(complete, self._num_frames))
-
-    def _decode(self, stop: int) -> Samples:
-        import torch
-
-        if stop <= self._given:
-            return np.zeros(0, np.float32)
-        first, last = max(0, self._given - self._halo), min(stop + self._halo, self._num_complete())
-        rows = torch.stack(self._rows[first : last + max(self._delays)])
-        codes = torch.stack([rows[delay : delay + last - first, k] for k, delay in enumerate(self._delays)])
-        # A copy to the device at every window and not at every row, for each waits for the device.
-        audio = self._codec.decode(audio_codes=codes[None].to(self._codec.device)).audio_values.flatten()
-        start = (self._given - first) * self._hop_length
-        samples: Samples = audio[start : start + (stop - self._given) * self._hop_length].float().cpu().numpy()
-        self._given = stop
-        return samples
-
-
-def dac_halo(upsampling_ratios: Sequence[int]) -> int:
-    """How many frames on either side a frame's samples depend on, in the decoder of the DAC.
-
-    It is a convolution of width 7, then for each ratio r a transposed one of width 2 r and stride r and three residual
-    units of width 7 and dilations 1, 3 and 9, and last a convolution of width 7.
-
-    Args:
-        upsampling_ratios: In the order of the decoder.
-
-    Returns:
-        Frames, 10 for (8, 8, 4, 2).
-    """
-    edge, units = 3, 3 * (1 + 3 + 9)
-    first, last = -edge, math.prod(upsampling_ratios) - 1 + edge
-    for ratio in reversed(upsampling_ratios):
-        first, last = first - units, last + units
-        padding = math.ceil(ratio / 2)
-        first, last = math.ceil((first + padding - (2 * ratio - 1)) / ratio), (last + padding) // ratio
-    return max(edge - first, last + edge)
 
 
 def _codec_name(checkpoint: Checkpoint) -> str:
@@ -369,6 +296,14 @@ def _codec_name(checkpoint: Checkpoint) -> str:
         f"{checkpoint.name!r} does not say which codec its tokens are of; processor_config.json would name it",
         field="model",
     )
+
+
+def _num_rows(model: Any) -> int:  # noqa: ANN401
+    """Rows after which the model stops by itself."""
+    config = model.generation_config
+    # To a `max_length` of the checkpoint the library adds the delays.
+    longest: int = config.max_length or model.config.decoder_config.max_position_embeddings
+    return int(config.max_new_tokens or longest + max(model.config.delay_pattern))
 
 
 def _tagged(text: str) -> str:

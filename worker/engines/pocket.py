@@ -2,8 +2,8 @@
 
 A causal transformer reads a voice and a text and makes one latent per frame of 80 ms; a flow head draws it from noise,
 and the codec turns it into audio at once (Rouard et al. 2025, "Continuous Audio Language Models"; the codec is Mimi
-without its quantizer, see `seanet`). Phonon differs in what its voices consist of, and in that it was made for text
-that is spelled out.
+without its quantizer, see `seanet`). All of it is done for several utterances at once (`pocket_network`). Phonon
+differs in what its voices consist of, and in that it was made for text that is spelled out.
 
 Voices come as files of safetensors, in a folder `voices` or `embeddings` or as `default-voice.safetensors`:
 
@@ -24,9 +24,8 @@ import copy
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +41,11 @@ from worker.engines.base import (
     Settings,
     Voice,
 )
-from worker.engines.recordings import Recordings
-from worker.engines.seanet import SeanetStream
-from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, seed_of, stepwise
-from worker.errors import UnspeakableText, UnsupportedModel
+from worker.engines.pocket_network import Layers, Line, Network, Prompt
+from worker.engines.recordings import Reading, Recordings, Request
+from worker.engines.stages import Speech
+from worker.engines.stepwise import TorchEngine, from_disk, place, seed_of
+from worker.errors import UnspeakableText, UnsupportedModel, UnsupportedOption
 from worker.text.normalise import normalise
 from worker.text.phonemes import quote
 
@@ -96,22 +96,41 @@ class PocketEngine(TorchEngine):
         folder = checkpoint.parts[_codec_name(checkpoint)]
         half = {} if _can_encode(folder) else {"encoder_config": None}
         codec = from_disk(PocketTTSAudioTokenizerModel, folder, device, **half)
-        prompts = _load_voices(checkpoint, place(model, device))
+        timbres = _load_voices(checkpoint, place(model, device))
         processor = _load_processor(checkpoint, place(codec, device))
-        return PocketModel(model, processor, prompts, checkpoint, device)
+        return PocketModel(model, processor, timbres, checkpoint, device)
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Timbre:
     """A voice, as the model takes it; one of the two is there.
 
     Attributes:
         latents: float32 [T, D] on the CPU.
-        layers: Keys and values of each layer, both [1, H, T, E] on the device.
+        layers: What the transformer makes of them.
     """
 
     latents: Tensor | None = None
-    layers: Sequence[tuple[Tensor, Tensor]] = ()
+    layers: Layers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PocketVoice:
+    """A voice that speaks one language.
+
+    Attributes:
+        timbre: What it sounds like.
+        language: BCP 47 tag.
+        spells_out: Whether the model was made for text that is spelled out.
+    """
+
+    timbre: Timbre
+    language: str
+    spells_out: bool
+
+    def spell(self, text: str) -> str:
+        """Write numbers and the like out for Phonon, as its own runtime does; Pocket TTS reads them itself."""
+        return normalise(text, self.language) if self.spells_out else text
 
 
 class PocketModel(Model):
@@ -120,7 +139,7 @@ class PocketModel(Model):
     Args:
         model: `PocketTTSForConditionalGeneration` or `GradiumPhononTTSForConditionalGeneration`.
         processor: `PocketTTSProcessor` with a codec.
-        prompts: The voices, by their names.
+        timbres: The voices, by their names.
         checkpoint: Where they are from.
         device: Where the model and the codec are.
     """
@@ -128,39 +147,47 @@ class PocketModel(Model):
     # The models are made for pieces of up to 50 tokens, some 4 characters each; frames stream at once, so a first
     # segment has no need to be short.
     limits = SegmentLimits(first=180, longest=180)
+    is_staged = True
 
     def __init__(
         self,
         model: Any,  # noqa: ANN401
         processor: Any,  # noqa: ANN401
-        prompts: Mapping[str, Prompt],
+        timbres: Mapping[str, Timbre],
         checkpoint: Checkpoint,
         device: str,
     ) -> None:
-        self._model, self._processor, self._device = model, processor, device
-        self._codec = processor.audio_tokenizer
-        SeanetStream(self._codec.decoder)  # Refuses a codec that looks ahead.
-        self._spells_out = model.config.model_type == "gradium_phonon_tts"
-        self._controls = [token for token in processor.tokenizer.get_added_vocab() if token.strip()]
+        import torch
+
+        codec = processor.audio_tokenizer
+        self._network = Network(model, codec, device)
+        self.slots = self._network.num_slots
+        # Of its own, since `check` may run while the processor's is at work on the device thread.
+        self._tokenizer = copy.deepcopy(processor.tokenizer)
+        self._controls = [token for token in self._tokenizer.get_added_vocab() if token.strip()]
+        is_phonon = model.config.model_type == "gradium_phonon_tts"
         languages = _languages(checkpoint.folder) or ["en"]
-        if not self._spells_out:
+        if not is_phonon:
             languages = languages[:1]  # Kyutai's models speak one language each; a Phonon may speak several.
-        self._prompts = {
-            name if language == languages[0] else f"{name}-{language}": (prompt, language)
+        self._voices = {
+            name if language == languages[0] else f"{name}-{language}": PocketVoice(timbre, language, is_phonon)
             for language in languages
-            for name, prompt in prompts.items()
+            for name, timbre in timbres.items()
         }
-        encodes = self._codec.encoder is not None and model.config.model_type == "pocket_tts"
-        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
+        self._read = PocketReading(self._network, processor, self._voices, self.limits)
+        sample_rate_hz = codec.config.sampling_rate
+        # The library fades the start in, since a decoder that has heard nothing begins with a click.
+        faded_in = int(processor.fade_in_duration * sample_rate_hz)
+        self._fade = torch.linspace(0, 1, faded_in, dtype=torch.float32).numpy()
         self.card = Card(
-            sample_rate_hz=self._codec.config.sampling_rate,
+            sample_rate_hz=sample_rate_hz,
             voices=[
-                Voice(voice, voice.replace("-", " ").replace("_", " ").title(), language)
-                for voice, (_, language) in self._prompts.items()
+                Voice(name, name.replace("-", " ").replace("_", " ").title(), voice.language)
+                for name, voice in self._voices.items()
             ],
             revision=checkpoint.revision,
             options=_options(model),
-            cloning="audio" if encodes else "",
+            cloning="audio" if codec.encoder is not None and not is_phonon else "",
         )
 
     def check(self, text: str, voice: str) -> None:
@@ -169,7 +196,7 @@ class PocketModel(Model):
         Raises:
             UnspeakableText: Names the characters or tokens.
         """
-        spoken = self._spell(text, voice)
+        spoken = self._voices[voice].spell(text)
         if tokens := [token for token in self._controls if token in spoken]:
             raise UnspeakableText(f"the model takes {quote(tokens)} for an order and cannot say it", field="input")
         speakable = [char for char in dict.fromkeys(spoken) if char.isalnum()]
@@ -178,78 +205,100 @@ class PocketModel(Model):
         if not speakable:
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
-        """Speak one segment; every step is a frame of 80 ms."""
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
+        """Speak one segment, a frame of 80 ms at a time."""
         import torch
 
-        recording = yield from self._recordings.of(settings.reference)
-        trimmer = Trimmer(self.card.sample_rate_hz)
-        decoding = SeanetStream(self._codec.decoder)
-        # The library fades the start in, since a decoder that has heard nothing begins with a click.
-        faded_in = int(self._processor.fade_in_duration * self.card.sample_rate_hz)
-        fade = torch.linspace(0, 1, faded_in, dtype=torch.float32).numpy()
-        noise = Noise(seed_of(settings, index), self._device)
-        for latent in stepwise(partial(self._generate, text, settings, recording=recording), noise):
-            latents = self._model.denormalize_latents(latent)[:, :, None].to(self._codec.dtype)
-            samples = decoding.push(self._codec.latent_proj(latents))[0, 0].float().cpu().numpy()
-            faded = min(len(fade), len(samples))
-            samples[:faded] *= fade[:faded]
-            fade = fade[faded:]
-            yield trimmer.feed(samples)
+        network, trimmer, fade = self._network, Trimmer(self.card.sample_rate_hz), self._fade
+        prompt = yield from self._read(Request(text, settings))
+        options = {name: settings.options.get(name, option["default"]) for name, option in self.card.options.items()}
+        generator = torch.Generator(network.device).manual_seed(seed_of(settings, index))
+        slot = network.slots.take()
+        try:
+            line = Line(slot, prompt, generator, options["temperature"], options.get("flow_steps", 1))
+            yield from network.prefill(line)
+            while line.frames_left:
+                yield from network.step(line)
+                samples = yield from network.decode(line)
+                faded = min(len(fade), len(samples))
+                samples[:faded] *= fade[:faded]
+                fade = fade[faded:]
+                yield trimmer.feed(samples)
+        finally:
+            network.slots.give_back(slot)
         yield trimmer.flush()
 
-    def _encode(self, samples: Samples) -> Prompt:
-        """Make of a recording what voices are kept as, in the way in which the processor does."""
-        extractor = self._processor.feature_extractor
-        heard = extractor([samples], sampling_rate=extractor.sampling_rate).to(self._codec.device)
-        encoded = self._codec.encode(heard["input_values"].to(self._codec.dtype), heard["padding_mask"])
-        return Prompt(encoded.latents[encoded.latents_mask.bool()].float().cpu())
+    def _knows(self, char: str) -> bool:
+        ids = self._tokenizer.encode(char, add_special_tokens=False)
+        return bool(ids) and self._tokenizer.unk_token_id not in ids
 
-    def _generate(
-        self, text: str, settings: Settings, emit: Callable[[Tensor], None], recording: Prompt | None = None
+
+class PocketReading(Reading[Prompt]):
+    """Makes prompts of texts, and of the voices or recordings that come before them.
+
+    Args:
+        network: Embeds the prompts.
+        processor: `PocketTTSProcessor` with a codec.
+        voices: By their ids.
+        limits: How long a segment may be.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        processor: Any,  # noqa: ANN401
+        voices: Mapping[str, PocketVoice],
+        limits: SegmentLimits,
     ) -> None:
-        """Run the library's generation; `emit` gets [1, D] for each frame."""
-        # `generate` hands its frames to nobody before the end. A copy, which shares the weights, is listened to, so
-        # that what other utterances do with the model is not heard.
-        model = copy.copy(self._model)
+        self._network, self._processor, self._voices, self._limits = network, processor, voices, limits
+        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
 
-        def sample_latent(*arguments: Any) -> Tensor:  # noqa: ANN401
-            latent: Tensor = self._model.sample_latent(*arguments)
-            emit(latent)
-            return latent
+    def prompt(self, text: str, settings: Settings) -> Prompt:
+        """Make a prompt, as the library's processor writes it.
 
-        model.sample_latent = sample_latent
-        bound_s = self.limits.bound_s(text, settings.speed)
-        model.generate(
-            **self._inputs(text, settings.voice, recording),
-            **{"num_flow_steps" if name == "flow_steps" else name: value for name, value in settings.options.items()},
-            max_new_tokens=math.ceil(bound_s * model.config.frame_rate),
+        Raises:
+            UnsupportedOption: The voice leaves no room for the speech.
+        """
+        voice, config = self._voices[settings.voice], self._network.model.config
+        timbre = self._recordings.read(settings.reference) if settings.reference else voice.timbre
+        parts: list[dict[str, str]] = [{"type": "text", "text": voice.spell(text)}]
+        given: dict[str, Any] = {}
+        if timbre.latents is not None:
+            parts.insert(0, {"type": "audio"})
+            given["audio_prompt_latents"] = [timbre.latents]
+        written = self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+        inputs = self._processor(text=written, return_tensors="pt", **given)
+        ids = inputs["input_ids"][0].to(self._network.device)
+        longest = math.ceil(self._limits.bound_s(text, settings.speed) * config.frame_rate)
+        left = config.max_position_embeddings - sum(keys.shape[2] for keys, _ in timbre.layers[:1]) - len(ids)
+        # Slow speech takes a third of what is allowed.
+        if left < longest / 3:
+            raise UnsupportedOption(
+                f"the voice {settings.speaker!r} is too long for the model: it leaves {max(0, left)} of "
+                f"{config.max_position_embeddings} positions for speech, and {text[:40]!r} may need {longest}",
+                field="voice",
+            )
+        return Prompt(
+            timbre.layers, self._embed(ids, timbre.latents), min(longest, left), int(inputs["frames_after_eos"][0])
         )
 
-    def _inputs(self, text: str, voice: str, recording: Prompt | None = None) -> dict[str, Any]:
-        from transformers import DynamicCache
+    def _embed(self, ids: Tensor, latents: Tensor | None) -> Tensor:
+        """Embed a prompt, int64 [T], as [T, H]: the voice's latents, the text, and where speech begins."""
+        model = self._network.model
+        transformer, config = model.model, model.config
+        embedded: Tensor = transformer.embed_tokens(ids)
+        embedded[ids == config.audio_bos_token_id] = transformer.embed_audio_latents(transformer.bos_latent)
+        if latents is not None:
+            heard = latents.to(embedded.device, embedded.dtype)
+            embedded[ids == config.audio_prompt_token_id] = transformer.audio_prompt_proj(heard)
+        return embedded
 
-        prompt = recording or self._prompts[voice][0]
-        parts: list[dict[str, str]] = [{"type": "text", "text": self._spell(text, voice)}]
-        given: dict[str, Any] = {}
-        if prompt.latents is not None:
-            parts.insert(0, {"type": "audio"})
-            given["audio_prompt_latents"] = [prompt.latents]
-        written = self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-        inputs = dict(self._processor(text=written, return_tensors="pt", **given).to(self._device))
-        if prompt.layers:
-            # The cache grows by new tensors, so the voice's own stay as they are.
-            inputs["past_key_values"] = DynamicCache(prompt.layers, config=self._model.config)
-        return inputs
-
-    def _spell(self, text: str, voice: str) -> str:
-        """Write numbers and the like out for Phonon, as its own runtime does; Pocket TTS reads them itself."""
-        return normalise(text, self._prompts[voice][1]) if self._spells_out else text
-
-    def _knows(self, char: str) -> bool:
-        tokenizer = self._processor.tokenizer
-        ids = tokenizer.encode(char, add_special_tokens=False)
-        return bool(ids) and tokenizer.unk_token_id not in ids
+    def _encode(self, samples: Samples) -> Timbre:
+        """Make of a recording what voices are kept as, in the way in which the processor does."""
+        extractor, codec = self._processor.feature_extractor, self._processor.audio_tokenizer
+        heard = extractor([samples], sampling_rate=extractor.sampling_rate).to(codec.device)
+        encoded = codec.encode(heard["input_values"].to(codec.dtype), heard["padding_mask"])
+        return Timbre(encoded.latents[encoded.latents_mask.bool()].float().cpu())
 
 
 def _load_processor(checkpoint: Checkpoint, codec: Any) -> Any:  # noqa: ANN401
@@ -294,7 +343,7 @@ def _languages(folder: Path) -> list[str]:
     return [listed] if isinstance(listed, str) else list(listed)
 
 
-def _load_voices(checkpoint: Checkpoint, model: Any) -> dict[str, Prompt]:  # noqa: ANN401
+def _load_voices(checkpoint: Checkpoint, model: Any) -> dict[str, Timbre]:  # noqa: ANN401
     """Load the voices by their names, the default one first."""
     from safetensors.torch import load_file
 
@@ -308,21 +357,21 @@ def _load_voices(checkpoint: Checkpoint, model: Any) -> dict[str, Prompt]:  # no
             field="model",
         )
     names = sorted(found, key=lambda name: (FIRST_VOICES.index(name) if name in FIRST_VOICES else 99, name))
-    prompts = {}
+    timbres = {}
     for name in names:
         tensors = load_file(found[name])
-        prompt = _as_prompt(tensors, model)
-        if prompt is None:
+        timbre = _as_timbre(tensors, model)
+        if timbre is None:
             shown = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in sorted(tensors.items())[:4])
             raise UnsupportedModel(
                 f"the voice {name!r} of {checkpoint.name!r} is of a form that is not known: it holds {shown}",
                 field="model",
             )
-        prompts[name] = prompt
-    return prompts
+        timbres[name] = timbre
+    return timbres
 
 
-def _as_prompt(tensors: Mapping[str, Tensor], model: Any) -> Prompt | None:  # noqa: ANN401
+def _as_timbre(tensors: Mapping[str, Tensor], model: Any) -> Timbre | None:  # noqa: ANN401
     """Read a voice from the tensors of its file, by their names; None if it is of no known form."""
     config = model.config
     latent_dim = getattr(config, "audio_prompt_dim", config.latent_dim)
@@ -331,7 +380,7 @@ def _as_prompt(tensors: Mapping[str, Tensor], model: Any) -> Prompt | None:  # n
         latents = latents.float().squeeze(0) if latents.ndim == 3 else latents.float()
         if name == "speaker_wavs":
             latents = latents.mT.contiguous()
-        return Prompt(latents) if latents.ndim == 2 and latents.shape[1] == latent_dim else None
+        return Timbre(latents) if latents.ndim == 2 and latents.shape[1] == latent_dim else None
     layers: dict[tuple[int, str], Tensor] = {}
     for name, tensor in tensors.items():
         name = name.replace("past_key_values", "")
@@ -343,7 +392,7 @@ def _as_prompt(tensors: Mapping[str, Tensor], model: Any) -> Prompt | None:  # n
     wanted = [(layer, kind) for layer in range(config.num_hidden_layers) for kind in ("key", "value")]
     if sorted(layers) != wanted or any((each.shape[1], each.shape[3]) != shape for each in layers.values()):
         return None
-    return Prompt(layers=[(layers[n, "key"], layers[n, "value"]) for n in range(config.num_hidden_layers)])
+    return Timbre(layers=[(layers[n, "key"], layers[n, "value"]) for n in range(config.num_hidden_layers)])
 
 
 def _options(model: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401

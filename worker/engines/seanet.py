@@ -16,10 +16,15 @@ decoded with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
+
+from worker.engines.base import Samples
 from worker.engines.kv_cache import SlotCache
+from worker.engines.stages import Stage
 from worker.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -27,6 +32,10 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 4
 """Frames that go through the decoder at once; more of them are cut."""
+
+WAITING_S = 0.4
+"""What a listener has in hand for each further frame that is waited for, so that several are decoded together: five
+times what a frame takes that is made just in time."""
 
 
 class SeanetSlots:
@@ -156,24 +165,67 @@ class SeanetSlots:
         return int((convolution.kernel_size[0] - 1) * convolution.dilation[0])
 
 
-class SeanetStream:
-    """Utterances that go through a decoder in step; many may share the decoder, which holds no state.
+class Frames(Protocol):
+    """What `FrameDecoding` asks of a segment while it is spoken; compared by identity.
 
-    Args:
-        decoder: As for `SeanetSlots`.
-        count: How many.
-
-    Raises:
-        UnsupportedModel: The decoder looks ahead, so it cannot be streamed.
+    Attributes:
+        slot: Its place in the decoder.
+        frames: Those that are not decoded yet, all of one shape.
+        frames_left: How many more will come; 0 when it is over.
+        lead_s: What its listener had in hand when that was last asked, in seconds of audio.
     """
 
-    def __init__(self, decoder: Any, count: int = 1) -> None:  # noqa: ANN401
-        self._slots = SeanetSlots(decoder, count)
-        self._rows = range(count)
+    slot: int
+    frames: list[Tensor]
+    frames_left: int
+    lead_s: float
 
-    def push(self, latents: Tensor) -> Tensor:
-        """Decode the next frames: [count, H, T] to [count, 1, S], as `SeanetSlots.decode` does."""
-        return self._slots.decode(self._rows, latents)
+
+F = TypeVar("F", bound=Frames)
+
+
+class FrameDecoding(Stage[F, Samples]):
+    """Turns frames into sound: the first at once, later ones several together where the listener can wait.
+
+    Args:
+        codec: Where the segments have their places.
+        limit: Most segments in one run.
+        to_latents: Makes of T frames of each of B segments, [B, T, ...], what the codec decodes, [B, H, T].
+    """
+
+    name = "decode"
+
+    def __init__(self, codec: SeanetSlots, limit: int, to_latents: Callable[[Tensor], Tensor]) -> None:
+        self._codec, self.limit, self._to_latents = codec, limit, to_latents
+
+    def size(self, item: F, lead_s: float) -> None:
+        """Note what the listener has in hand. All segments go together, so that they meet at the next step too."""
+        item.lead_s = lead_s
+
+    def run(self, items: Sequence[F], size: Hashable) -> list[Samples]:
+        """Decode the segments that do not wait, together where they have as many frames.
+
+        Args:
+            items: Segments with at least one frame each.
+            size: None.
+
+        Returns:
+            float32 [S] of each, S samples at the codec's rate for all its frames; empty where it waits.
+        """
+        import torch
+
+        together = defaultdict(list)
+        for item in sorted(items, key=lambda item: item.slot):
+            if not item.frames_left or len(item.frames) >= min(1 + int(item.lead_s / WAITING_S), MOST_FRAMES):
+                together[len(item.frames)].append(item)
+        samples = {item.slot: np.zeros(0, np.float32) for item in items}
+        for alike in together.values():
+            latents = self._to_latents(torch.stack([torch.stack(item.frames) for item in alike]))
+            sound = self._codec.decode([item.slot for item in alike], latents)[:, 0].float().cpu().numpy()
+            for item, heard in zip(alike, sound, strict=True):
+                samples[item.slot] = heard
+                item.frames.clear()
+        return [samples[item.slot] for item in items]
 
 
 def _convolutions(layers: Any) -> Iterator[Any]:  # noqa: ANN401

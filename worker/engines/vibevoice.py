@@ -2,7 +2,8 @@
 
 VibeVoice (Peng et al. 2025) makes one latent of 3200 samples (133 ms) per step: the language model says that there is
 more to come, the diffusion head samples the latent, and a causal decoder turns it into samples, which feed back into
-the language model. The decoder keeps its own past, so every frame is final when it is made.
+the language model. The decoder keeps its own past, so every frame is final when it is made. All of it is done for
+several utterances at once (`vibevoice_network`).
 
 Without a recording to imitate, VibeVoice invents its voices: which one follows from the seed and from the number of
 the speaker in the prompt. With one, the prompt begins with the latents of the recording, and a little noise is added to
@@ -13,11 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.audio import Trimmer
@@ -31,12 +28,15 @@ from worker.engines.base import (
     Settings,
     Voice,
 )
-from worker.engines.recordings import Recordings
-from worker.engines.stepwise import Noise, TorchEngine, from_disk, place, stepwise
+from worker.engines.recordings import Reading, Recordings, Request
+from worker.engines.stages import Speech
+from worker.engines.stepwise import TorchEngine, from_disk, place
+from worker.engines.vibevoice_network import Line, Network
 from worker.errors import UnspeakableText, UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 NUM_SPEAKERS = 4
 """Speakers that the model was trained to tell apart in a dialogue."""
@@ -48,12 +48,6 @@ WRONG_LAYOUT = (
 
 # The quotation marks as the model's own demo gives them, and no marks that the tokenizer takes for control tokens.
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
-
-_emit: ContextVar[Callable[[torch.Tensor], None]] = ContextVar("emit")
-"""Takes the frames of the utterance whose coroutine is running: each coroutine has a context of its own."""
-
-_encoded: ContextVar[Any] = ContextVar("encoded", default=None)
-"""What the encoder has made of the recording that the utterance imitates; None if it is to be asked."""
 
 
 class VibeVoiceEngine(TorchEngine):
@@ -79,7 +73,7 @@ class VibeVoiceEngine(TorchEngine):
         """Load the model.
 
         Raises:
-            UnsupportedModel: It is not in the layout of transformers.
+            UnsupportedModel: It is not in the layout of transformers, or its noise scheduler cannot be used.
         """
         # Out of any other configuration transformers would make a model with random weights.
         if "audio_config" not in json.loads((checkpoint.folder / "config.json").read_text()):
@@ -98,35 +92,50 @@ class Recording:
 
     Attributes:
         samples: float32 [S] at the model's rate; the processor counts its frames.
-        encoded: What the encoder makes of it, with `latents` [1, T, D] on the device.
+        latents: [1, T, D] on the device: what the encoder makes of it.
     """
 
     samples: Samples
-    encoded: Any
+    latents: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the network begins with.
+
+    Attributes:
+        embedded: [T, H] on the device.
+        noise: Random numbers for the frames, on the CPU.
+    """
+
+    embedded: Tensor
+    noise: torch.Generator
 
 
 class VibeVoiceModel(Model):
     """Speaks English and Chinese.
 
     Args:
-        model: `VibeVoiceForConditionalGeneration`; its methods that sample, decode and encode latents are wrapped.
+        model: `VibeVoiceForConditionalGeneration`.
         processor: `VibeVoiceProcessor`.
         revision: Of the checkpoint.
         device: Where the model is.
+
+    Raises:
+        UnsupportedModel: Its noise scheduler cannot be used.
     """
 
     # Frames stream at once, so a first segment has no need to be short; and a voice is kept within a segment only.
     limits = SegmentLimits(first=800, longest=800, joins=True)
     languages = ("en", "zh")
+    is_staged = True
 
     def __init__(self, model: Any, processor: Any, revision: str, device: str) -> None:  # noqa: ANN401
-        self._model, self._processor, self._device = model, processor, device
+        self._model = model
+        self._network = Network(model, device)
+        self.slots = self._network.num_slots
         self._samples_per_frame: int = math.prod(model.config.audio_config.downsampling_ratios)
-        model._sample_audio_latent = partial(_sample_quietly, model._sample_audio_latent)
-        model._decode_audio_latent = partial(_decode_and_emit, model._decode_audio_latent)
-        encoder = model.model.audio_tower.encoder
-        encoder.forward = partial(_encode_once, encoder.forward)
-        self._recordings = Recordings(processor.feature_extractor.sampling_rate, self._encode)
+        self._read = VibeVoiceReading(self._network, processor)
         self.card = Card(
             sample_rate_hz=processor.feature_extractor.sampling_rate,
             voices=[Voice(f"speaker-{number}", f"Speaker {number}", "en") for number in range(NUM_SPEAKERS)],
@@ -144,67 +153,91 @@ class VibeVoiceModel(Model):
         if not any(char.isalnum() for char in text):
             raise UnspeakableText(f"there is nothing to say in {text.strip()[:40]!r}", field="input")
 
-    def speak(self, text: str, index: int, settings: Settings) -> Iterator[Samples]:
-        """Speak one segment; every step is one frame.
+    def speak(self, text: str, index: int, settings: Settings) -> Speech:
+        """Speak one segment, a frame at a time.
 
         All segments start from the utterance's seed, on which the voice depends; so does the noise that is added to a
         recording.
         """
-        recording = yield from self._recordings.of(settings.reference)
-        trimmer = Trimmer(self.card.sample_rate_hz)
-        call = partial(self._generate, text, settings, recording)
-        for frame in stepwise(call, Noise(settings.seed, self._device)):
-            yield trimmer.feed(frame.float().cpu().numpy())
+        network, trimmer = self._network, Trimmer(self.card.sample_rate_hz)
+        prompt = yield from self._read(Request(text, settings))
+        options = {name: settings.options.get(name, option["default"]) for name, option in self.card.options.items()}
+        slot = network.slots.take()
+        try:
+            line = Line(
+                slot,
+                prompt.embedded,
+                self._most_tokens(text, settings, len(prompt.embedded)),
+                prompt.noise,
+                options["guidance_scale"],
+                options["num_diffusion_steps"],
+            )
+            yield from network.prefill(line)
+            while line.tokens_left:
+                samples = yield from network.step(line)
+                if len(samples):
+                    yield trimmer.feed(samples)
+        finally:
+            network.slots.give_back(slot)
         yield trimmer.flush()
 
-    def _encode(self, samples: Samples) -> Recording:
-        tower = self._model.model.audio_tower
-        heard = self._processor.feature_extractor(samples, sampling_rate=self.card.sample_rate_hz)
-        return Recording(samples, tower.encoder(heard["input_values"].to(tower.device, tower.dtype)))
-
-    def _generate(
-        self, text: str, settings: Settings, recording: Recording | None, emit: Callable[[torch.Tensor], None]
-    ) -> None:
-        _emit.set(emit)
-        spoken = " ".join(text.translate(_PLAIN).replace("<|", "< |").split())
-        speaker = settings.voice.removeprefix("speaker-")
-        content: list[dict[str, Any]] = [{"type": "text", "text": spoken}]
-        if recording:
-            _encoded.set(recording.encoded)
-            content.append({"type": "audio", "audio": recording.samples})
-        conversation = [{"role": speaker, "content": content}]
-        inputs = self._processor.apply_chat_template(
-            conversation, tokenize=True, return_dict=True, return_tensors="pt"
-        ).to(self._device)
-        most_tokens = self._most_tokens(text, settings)
-        self._model.generate(**inputs, **settings.options, max_new_tokens=most_tokens)
-
-    def _most_tokens(self, text: str, settings: Settings) -> int:
+    def _most_tokens(self, text: str, settings: Settings, num_read: int) -> int:
         """Tokens after which the model is made to stop: past the longest for the text, or where it stops by itself."""
         bound_s = self.limits.bound_s(text, settings.speed)
         bound = math.ceil(bound_s * self.card.sample_rate_hz / self._samples_per_frame)
         own: int = self._model.generation_config.max_new_tokens or bound
-        return min(own, bound)
+        return max(0, min(own, bound, self._network.past.longest - num_read))
 
 
-def _sample_quietly(sample: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """Sample a latent without a warning: numpy deprecates how diffusers makes arrays of tensors, for every frame."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        return sample(*args, **kwargs)
+class VibeVoiceReading(Reading[Prompt]):
+    """Makes prompts of texts, and of the recordings that come before them.
 
+    Args:
+        network: Embeds the prompts.
+        processor: `VibeVoiceProcessor`.
+    """
 
-def _decode_and_emit(decode: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """Decode latents of one row, [1, 1, D], and hand their samples over, [3200]."""
-    output = decode(*args, **kwargs)
-    _emit.get()(output.audio[0].flatten())
-    return output
+    def __init__(self, network: Network, processor: Any) -> None:  # noqa: ANN401
+        self._model, self._device, self._processor = network.model, network.device, processor
+        self._sample_rate_hz: int = processor.feature_extractor.sampling_rate
+        self._recordings = Recordings(self._sample_rate_hz, self._encode)
 
+    def prompt(self, text: str, settings: Settings) -> Prompt:
+        """Make a prompt; the same for the same seed."""
+        import torch
 
-def _encode_once(encode: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """Encode a recording, or give what came of that before; a copy, into which the library writes its noise."""
-    encoded = _encoded.get()
-    return encode(*args, **kwargs) if encoded is None else replace(encoded)
+        spoken = " ".join(text.translate(_PLAIN).replace("<|", "< |").split())
+        speaker = settings.voice.removeprefix("speaker-")
+        content: list[dict[str, Any]] = [{"type": "text", "text": spoken}]
+        recording = self._recordings.read(settings.reference) if settings.reference else None
+        if recording:
+            content.append({"type": "audio", "audio": recording.samples})
+        conversation = [{"role": speaker, "content": content}]
+        inputs = self._processor.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt")
+        ids = inputs["input_ids"][0].to(self._device)
+        embedded: Tensor = self._model.get_input_embeddings()(ids)
+        noise = torch.Generator().manual_seed(settings.seed)
+        if recording:
+            is_heard = ids == self._model.config.audio_token_id
+            # As in the library: the noise of frames is drawn on the CPU, that of a recording where the model is.
+            own = noise if self._device == "cpu" else torch.Generator(self._device).manual_seed(settings.seed)
+            embedded[is_heard] = self._hear(recording.latents, own)[: int(is_heard.sum())]
+        return Prompt(embedded, noise)
+
+    def _encode(self, samples: Samples) -> Recording:
+        tower = self._model.model.audio_tower
+        heard = self._processor.feature_extractor(samples, sampling_rate=self._sample_rate_hz)
+        return Recording(samples, tower.encoder(heard["input_values"].to(tower.device, tower.dtype)).latents)
+
+    def _hear(self, latents: Tensor, noise: torch.Generator) -> Tensor:
+        """Embed the latents of a recording, [1, T, D] to [T, H], with noise of a strength that is drawn too."""
+        import torch
+
+        model, vae_std = self._model.model, self._model.config.audio_config.vae_std
+        strength = vae_std * torch.randn(1, generator=noise, device=latents.device, dtype=latents.dtype)
+        noisy = latents + strength[:, None, None] * torch.empty_like(latents).normal_(generator=noise)
+        embedded: Tensor = model.multi_modal_projector((noisy + model.latent_bias_factor) * model.latent_scaling_factor)
+        return embedded[0]
 
 
 def _options(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401

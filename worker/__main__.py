@@ -11,7 +11,7 @@ try:
     import uvloop
     from pydantic import ValidationError
 
-    from worker.device import keep_one_heap
+    from worker.device import keep_one_heap, spin_briefly
     from worker.server import serve
     from worker.settings import Settings, WrongSetting
 except ImportError as error:
@@ -37,6 +37,7 @@ def main() -> int:
         return WRONG_SETTING
     configure_logs(settings)
     keep_one_heap()
+    spin_briefly()
     try:
         uvloop.run(serve(settings))
     except WrongSetting as error:

@@ -87,6 +87,15 @@ def keep_one_heap() -> None:
         mallopt(M_ARENA_MAX, 1)
 
 
+def spin_briefly() -> None:
+    """Have threads of OpenMP that wait for others sleep soon; called before torch is imported.
+
+    They spin by default. Where there are fewer free cores than threads, the one waited for is kept from running, and a
+    run takes up to ten times as long; with so few turns none is lost where cores are free.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def find(wanted: str) -> Device:
     """Turn the setting into a device.
 

@@ -202,7 +202,7 @@ def test_a_stress_that_the_token_list_lacks_is_another(model: Vits) -> None:
 def test_speech_comes_window_by_window_and_ends_when_closed(model: Vits) -> None:
     assert len(list(alone(model.speak(TEXT, 0, SETTINGS)))) > 2
     decoded: list[object] = []
-    hook = model._network._model.decoder.register_forward_hook(lambda *_: decoded.append(None))
+    hook = model._network._model.decoder.conv_pre.register_forward_hook(lambda *_: decoded.append(None))
     try:
         speech = alone(model.speak(TEXT, 0, SETTINGS))
         next(speech)

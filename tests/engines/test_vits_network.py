@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import VitsConfig, VitsModel
-from transformers.models.vits.modeling_vits import VitsHifiGan
+from transformers import VitsModel
 
 from tests.checkpoints.vits import MODEL, SPEAKERS, build
-from worker.engines.vits_network import Latents, Network, Reading, halo
+from worker.engines.vits_network import Latents, Network, Reading
 
 READING = Reading(
     [1, 2, 3, 4, 5] * 12,
@@ -92,21 +91,6 @@ def test_slices_of_several_speakers_in_a_batch_sound_as_alone(model: VitsModel) 
         np.testing.assert_allclose(row.numpy(), alone.numpy(), rtol=0, atol=2e-5)
 
 
-def test_a_slice_sounds_as_in_the_whole_but_for_its_halo(root: Path) -> None:
-    network = Network(VitsModel.from_pretrained(root / MODEL), "cpu")
-    (latents,) = network.encode([READING])
-    whole = network.decode(latents.frames, None)[0].numpy()
-    before, after = network.halo
-    hop = network.hop_length
-    assert latents.num_frames > 100
-    for left, right in (0, 30), (20, 60), (70, latents.num_frames):
-        given = network.decode(latents.frames[..., left:right], None)[0].numpy()
-        first = left + before if left else 0
-        stop = right - after if right < latents.num_frames else right
-        window = given[(first - left) * hop : (stop - left) * hop]
-        np.testing.assert_allclose(window, whole[first * hop : stop * hop], rtol=0, atol=1e-5)
-
-
 def test_the_decoder_may_compute_in_other_numbers_than_what_decides_the_durations(root: Path) -> None:
     usual, coarse = (Network(VitsModel.from_pretrained(root / MODEL), "cpu", dtype) for dtype in ("", "bfloat16"))
     (expected,), (given,) = usual.encode([READING]), coarse.encode([READING])
@@ -115,23 +99,3 @@ def test_the_decoder_may_compute_in_other_numbers_than_what_decides_the_duration
     samples, sure = coarse.decode(given.frames, None), usual.decode(expected.frames, None)
     assert samples.dtype == torch.float32
     assert 0 < (samples - sure).square().mean() < 1e-3 * sure.square().mean()
-
-
-def test_the_halo_is_as_long_as_the_decoder_reaches_and_no_longer() -> None:
-    for rates, kernels in ([8, 8, 2, 2], [16, 16, 4, 4]), ([8, 8, 4, 2], [16, 16, 8, 4]), ([5, 4], [11, 8]):
-        sizes = {"upsample_rates": rates, "upsample_kernel_sizes": kernels, "upsample_initial_channel": 32}
-        decoder = VitsHifiGan(VitsConfig(flow_size=4, **sizes)).double().eval().requires_grad_(False)
-        hop_length, middle = int(np.prod(rates)), 30
-        reached = torch.zeros(2 * middle + 1, dtype=torch.bool)
-        silent = torch.zeros(1, 4, 2 * middle + 1, dtype=torch.float64)
-        quiet = decoder(silent)[0, 0].view(-1, hop_length)[middle]
-        for frame in range(2 * middle + 1):
-            touched = silent.clone()
-            touched[..., frame] = 100.0
-            reached[frame] = (decoder(touched)[0, 0].view(-1, hop_length)[middle] != quiet).any()
-        frames = reached.nonzero()[:, 0]
-        assert halo(decoder) == (middle - int(frames[0]), int(frames[-1]) - middle)
-
-
-def test_the_halo_of_the_published_decoders_is_thirteen_frames(model: VitsModel) -> None:
-    assert Network(model, "cpu").halo == (13, 13)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tests.checkpoints.vits import SPEAKERS, build
 from worker.engines.vits_graphs import MOST_FRAMES, MOST_ROWS, rows_at_most, rows_captured
 from worker.engines.vits_network import Latents, Network, Reading
 from worker.engines.vits_stages import Decode, Encode, Rest, chunks
+from worker.engines.vits_windows import Shape
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +35,26 @@ def whole(network: Network, latents: Latents) -> np.ndarray:
     return network.decode(latents.frames, latents.speaker)[0].numpy()
 
 
-@pytest.mark.parametrize("size", [58, 90])
-def test_one_run_decodes_windows_of_several_segments_wherever_they_are(
-    network: Network, segments: list[Latents], size: int
+@pytest.mark.parametrize(
+    ("shape", "starts"),
+    [
+        (Shape(42, 0, 29), (0, 1, 9, 28)),  # At the beginning of a segment.
+        (Shape(42, 13, 29), (13, 14, 20, 33)),
+        (Shape(42, 13, 42), (-29, -20, -2, -1)),  # At its end.
+    ],
+)
+def test_one_run_decodes_windows_of_several_segments(
+    network: Network, segments: list[Latents], shape: Shape, starts: Sequence[int]
 ) -> None:
     stage, hop = Decode(network), network.hop_length
-    starts = (0, 8, 20, 57)
-    items = [Rest(latents, start) for latents, start in zip(segments, starts, strict=True)]
-    made = stage.run(items, size)
-    assert any(window.stop < item.latents.num_frames for window, item in zip(made, items, strict=True))
+    items = [
+        Rest(latents, start if start >= 0 else latents.num_frames + start)
+        for latents, start in zip(segments, starts, strict=True)
+    ]
+    made = stage.run(items, shape)
+    assert {window.stop == item.latents.num_frames for window, item in zip(made, items, strict=True)} == {
+        shape.stop == shape.length
+    }
     for window, item in zip(made, items, strict=True):
         assert len(window.samples) == (window.stop - item.start) * hop
         expected = whole(network, item.latents)[item.start * hop : window.stop * hop]
@@ -49,7 +63,7 @@ def test_one_run_decodes_windows_of_several_segments_wherever_they_are(
 
 def test_results_do_not_share_memory(network: Network, segments: list[Latents]) -> None:
     stage = Decode(network)
-    first, second = stage.run([Rest(segments[0], 0), Rest(segments[0], 0)], 58)
+    first, second = stage.run([Rest(segments[0], 0), Rest(segments[0], 0)], Shape(42, 0, 29))
     before = second.samples.copy()
     first.samples[:] = 9.0
     np.testing.assert_array_equal(second.samples, before)

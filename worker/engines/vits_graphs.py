@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from worker.engines.vits_decoder import Keep
+from worker.engines.vits_windows import Shape
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,8 +25,9 @@ MOST_FRAMES = 4096
 
 log = structlog.get_logger(__name__)
 
-Decode = Callable[["torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
-"""Maps frames [B, C, L] and speakers [B, E, 1], or None, to samples [B, S]; the same kernels for the same shapes."""
+Decode = Callable[["torch.Tensor", "torch.Tensor | None", Keep], "torch.Tensor"]
+"""Maps frames [B, C, L], speakers [B, E, 1] or None, and which frames are wanted, to samples [B, S] of these; the same
+kernels for the same shapes."""
 
 
 def rows_at_most(length: int) -> int:
@@ -60,14 +64,14 @@ class Graphs:
     Args:
         decode: What is captured.
         device: `cuda:N`.
-        lengths: Frames of the slices that graphs are captured for; others are decoded without.
+        shapes: Of the slices that graphs are captured for; others are decoded without.
     """
 
-    def __init__(self, decode: Decode, device: str, lengths: Sequence[int]) -> None:
+    def __init__(self, decode: Decode, device: str, shapes: Sequence[Shape]) -> None:
         self._decode = decode
         self._device = device
-        self._lengths = lengths
-        self._graphs: dict[tuple[int, int], Graph] | None = None
+        self._shapes = shapes
+        self._graphs: dict[tuple[int, Shape], Graph] | None = None
 
     def prepare(self, frames: torch.Tensor, speakers: torch.Tensor | None) -> None:
         """Capture all graphs, unless that is done: it takes seconds, which the worker spends when it warms a model up.
@@ -83,33 +87,34 @@ class Graphs:
         self._graphs = {}
         pool = torch.cuda.graph_pool_handle()
         # The largest first: what it needs is enough for all others, which never run at the same time.
-        shapes = [
-            (rows, length)
-            for length in sorted(self._lengths, reverse=True)
-            for rows in (1 << k for k in reversed(range(rows_at_most(length).bit_length())))
+        batches = [
+            (rows, shape)
+            for shape in sorted(self._shapes, key=lambda shape: shape.length, reverse=True)
+            for rows in (1 << k for k in reversed(range(rows_at_most(shape.length).bit_length())))
         ]
         try:
             with torch.cuda.device(self._device):
-                for rows, length in shapes:
-                    self._graphs[rows, length] = self._capture(rows, length, frames, speakers, pool)
+                for rows, shape in batches:
+                    self._graphs[rows, shape] = self._capture(rows, shape, frames, speakers, pool)
         except RuntimeError as error:
             self._graphs.clear()
             log.warning("no CUDA graphs, decoding without them", device=self._device, reason=str(error))
 
-    def __call__(self, frames: torch.Tensor, speakers: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, frames: torch.Tensor, speakers: torch.Tensor | None, keep: Keep) -> torch.Tensor:
         """Decode a batch.
 
         Args:
             frames: [B, C, L] on the device; B is at most `rows_at_most(L)`.
             speakers: [B, E, 1] on the device, or None.
+            keep: Frames whose samples are wanted, the first and the one after the last.
 
         Returns:
             [B, S] on the device; copy it, in the same stream, before the next call.
         """
         rows, length = frames.shape[0], frames.shape[2]
-        graph = (self._graphs or {}).get((rows_captured(rows), length))
+        graph = (self._graphs or {}).get((rows_captured(rows), Shape(length, *keep)))
         if graph is None:
-            return self._decode(frames, speakers)
+            return self._decode(frames, speakers, keep)
         # The other rows keep what they had: nobody listens to them.
         graph.frames[:rows].copy_(frames)
         if graph.speakers is not None and speakers is not None:
@@ -120,18 +125,19 @@ class Graphs:
     def _capture(
         self,
         rows: int,
-        length: int,
+        shape: Shape,
         frames: torch.Tensor,
         speakers: torch.Tensor | None,
         pool: Any,  # noqa: ANN401  # Its type is torch's own affair.
     ) -> Graph:
         import torch
 
-        still = frames.new_zeros(rows, frames.shape[1], length)
+        still = frames.new_zeros(rows, frames.shape[1], shape.length)
         nobody = None if speakers is None else speakers.new_zeros(rows, *speakers.shape[1:])
-        self._decode(still, nobody)  # Algorithms are chosen in the first run, and must not be in a capture.
+        keep = shape.first, shape.stop
+        self._decode(still, nobody, keep)  # Algorithms are chosen in the first run, and must not be in a capture.
         graph = torch.cuda.CUDAGraph()
         # Other models may be loading, or working, on other threads meanwhile.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            samples = self._decode(still, nobody)
+            samples = self._decode(still, nobody, keep)
         return Graph(graph, still, nobody, samples)

@@ -2,7 +2,7 @@
 
 `Network.encode` runs the text encoder, the duration predictor and the flow over whole segments, which is 5 % of the
 work. `Network.decode` turns slices of their latent frames into sound. A slice gives what the whole gives, to rounding,
-but for as many frames at either of its ends as reach over it through the convolutions (the halo).
+but for as many frames at either of its ends as reach over it through the convolutions (the halo of the decoder).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from worker.engines.stepwise import place
-from worker.errors import UnsupportedModel
+from worker.engines.vits_decoder import Decoder, Keep
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +83,8 @@ class Network:
         self.num_speakers = int(model.config.num_speakers)
         self.noise_scale = float(model.noise_scale)
         self.noise_scale_duration = float(model.noise_scale_duration)
-        self.halo = halo(model.decoder)
+        self._decoder = Decoder(model.decoder)
+        self.halo = self._decoder.halo
         strip(model)
         self._model = place(model, device)
         self._dtype: torch.dtype = model.text_encoder.embed_tokens.weight.dtype
@@ -144,18 +144,18 @@ class Network:
             for k, length in enumerate(lengths)
         ]
 
-    def decode(self, frames: torch.Tensor, speakers: torch.Tensor | None) -> torch.Tensor:
+    def decode(self, frames: torch.Tensor, speakers: torch.Tensor | None, keep: Keep | None = None) -> torch.Tensor:
         """Decode slices of latent frames (HiFi-GAN generator, Kong et al. 2020).
 
         Args:
             frames: [B, C, L], all of them true frames.
             speakers: [B, E, 1], the embeddings of their speakers; None where there is but one.
+            keep: Frames of each slice whose samples are wanted, the first and the one after the last; None for all.
 
         Returns:
-            float32 [B, S] in [-1, 1] at `sample_rate_hz`, S = L * hop_length; on the device.
+            float32 [B, S] in [-1, 1] at `sample_rate_hz`, `hop_length` samples of each frame; on the device.
         """
-        samples: torch.Tensor = self._model.decoder(frames, speakers)[:, 0].float()
-        return samples
+        return self._decoder(frames, speakers, keep or (0, frames.shape[2]))[:, 0].float()
 
     def _log_duration(
         self,
@@ -247,43 +247,6 @@ def _exact(device: str) -> AbstractContextManager[None]:
     import torch
 
     return nullcontext() if device == "cpu" else torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
-def halo(decoder: Any) -> tuple[int, int]:  # noqa: ANN401  # A library's own class.
-    """Count the latent frames before and after a window that its samples depend on.
-
-    Follows the interval of positions that one frame's samples are computed from, from the output to the input, through
-    every convolution of the decoder.
-
-    Args:
-        decoder: A `VitsHifiGan`.
-
-    Returns:
-        Frames before and frames after.
-
-    Raises:
-        UnsupportedModel: An upsampling layer does not multiply the length by its stride.
-    """
-    strides = [layer.stride[0] for layer in decoder.upsampler]
-    first, last = 0, math.prod(strides) - 1
-    reach = _reach(decoder.conv_post)
-    first, last = first - reach, last + reach
-    for level, layer in reversed(list(enumerate(decoder.upsampler))):
-        blocks = decoder.resblocks[level * decoder.num_kernels : (level + 1) * decoder.num_kernels]
-        reach = max(sum(map(_reach, chain(block.convs1, block.convs2))) for block in blocks)
-        first, last = first - reach, last + reach
-        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
-        if kernel + layer.output_padding[0] - 2 * padding != stride:
-            raise UnsupportedModel(f"its decoder upsamples by {stride} with a kernel of {kernel}", field="model")
-        # output[t] is the sum over j of weight[j] * input[(t + padding - j) / stride], 0 <= j < kernel.
-        first, last = math.ceil((first + padding - kernel + 1) / stride), (last + padding) // stride
-    reach = _reach(decoder.conv_pre)
-    return reach - first, last + reach
-
-
-def _reach(convolution: Any) -> int:  # noqa: ANN401  # A torch module.
-    """Inputs on either side that one output of a convolution depends on."""
-    return int(convolution.dilation[0] * (convolution.kernel_size[0] - 1) // 2)
 
 
 def strip(model: Any) -> None:  # noqa: ANN401  # A library's own class.

@@ -11,7 +11,7 @@ from worker.engines.base import Samples
 from worker.engines.stages import Stage
 from worker.engines.vits_graphs import MOST_ROWS, Graphs, rows_at_most
 from worker.engines.vits_network import Latents, Network, Reading
-from worker.engines.vits_windows import Windows
+from worker.engines.vits_windows import Shape, Windows
 
 if TYPE_CHECKING:
     import torch
@@ -72,12 +72,12 @@ class Encode(Stage[Reading, Latents]):
 
 
 class Decode(Stage[Rest, Window]):
-    """Makes sound of the next window of each segment, all in slices of the same length.
+    """Makes sound of the next window of each segment, all in slices of the same shape.
 
     On a CPU one at a time: measured with a network of the size of mms-tts on one core, a frame takes 6.6 ms, alone and
     in batches of four; and two threads of one core each make 1.35 to 2 times the frames of one thread of two. Slices of
     20 to 150 frames take the same for each frame. The 1250 frames of 20 s of speech take nearly twice as much each,
-    since their activations leave the caches: so with its halos a window of 64 frames costs less than its share of the
+    since their activations leave the caches: so with its halos a window of 32 frames costs less than its share of the
     whole.
     """
 
@@ -92,43 +92,44 @@ class Decode(Stage[Rest, Window]):
             network.halo, frame_s, longest_s=LONGEST_CPU_S if is_cpu else LONGEST_GPU_S, is_fixed=not is_cpu
         )
         self._network = network
-        self._graphs = None if is_cpu else Graphs(network.decode, network.device, self._windows.lengths)
+        self._graphs = None if is_cpu else Graphs(network.decode, network.device, self._windows.shapes)
         self._cost_s = frame_s * ASSUMED_RTF
-        """Seconds that a run takes for each frame of a slice, lately; threads may lose each other's figures."""
+        """Seconds that a run takes for each frame of `Shape.work`, lately; threads may lose each other's figures."""
 
-    def size(self, item: Rest, lead_s: float) -> int:
-        """Choose the frames of the slice."""
+    def size(self, item: Rest, lead_s: float) -> Shape:
+        """Choose the shape of the slice."""
         return self._windows.choose(item.start, item.latents.num_frames, lead_s, self._cost_s)
 
     def run(self, items: Sequence[Rest], size: Hashable) -> Sequence[Window]:
         """Decode a window of each."""
-        assert isinstance(size, int)
+        assert isinstance(size, Shape)
         places = [self._windows.place(item.start, item.latents.num_frames, size) for item in items]
         slices = [
-            Latents(item.latents.frames[..., left : left + size], item.latents.speaker)
+            Latents(item.latents.frames[..., left : left + size.length], item.latents.speaker)
             for item, (left, _) in zip(items, places, strict=True)
         ]
         if self._graphs:
             self._graphs.prepare(slices[0].frames, slices[0].speaker)
         started = time.perf_counter()
-        rows = self._decode(slices)
-        self._cost_s += _WEIGHT * ((time.perf_counter() - started) / size - self._cost_s)
+        rows = self._decode(slices, size)
+        self._cost_s += _WEIGHT * ((time.perf_counter() - started) / size.work - self._cost_s)
         hop_length = self._network.hop_length
         return [
-            Window(row[(item.start - left) * hop_length : (stop - left) * hop_length], stop)
+            Window(row[(item.start - left - size.first) * hop_length :], stop)
             for row, item, (left, stop) in zip(rows, items, places, strict=True)
         ]
 
-    def _decode(self, slices: Sequence[Latents]) -> list[Samples]:
-        """Decode slices of one length; float32 [S] of each."""
+    def _decode(self, slices: Sequence[Latents], shape: Shape) -> list[Samples]:
+        """Decode slices of one shape; float32 [S] of each, the samples of the frames that are wanted."""
         import torch
 
         heard = []
-        for batch in chunks(slices, rows_at_most(slices[0].num_frames)):
+        for batch in chunks(slices, rows_at_most(shape.length)):
             frames = torch.cat([each.frames for each in batch])
             speakers = [each.speaker for each in batch if each.speaker is not None]
-            samples = (self._graphs or self._network.decode)(frames, torch.cat(speakers) if speakers else None)
-            heard.append(_fetch(samples))
+            embeddings = torch.cat(speakers) if speakers else None
+            keep = shape.first, shape.stop
+            heard.append(_fetch((self._graphs or self._network.decode)(frames, embeddings, keep)))
         if self._graphs:
             torch.cuda.current_stream(self._network.device).synchronize()
         return [row for samples in heard for row in samples.numpy().copy()]

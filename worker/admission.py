@@ -12,7 +12,7 @@ queue has been worked off (after CoDel, Nichols and Jacobson 2012, which so tell
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from worker.errors import Overloaded
@@ -34,7 +34,10 @@ LEAST_FREE = 0.1
 """Share of the device that is thought to be left for those who have heard nothing, however many listen."""
 
 FIRST_WEIGHT = 0.1
-"""Weight of one utterance in the mean work until the first audio."""
+"""Least weight of one utterance in the mean work until the first audio."""
+
+PATIENCE = 4
+"""Nobody is refused who waits no longer than so many first audios of the model take."""
 
 BURST_S = 2.0
 """How long a burst may last."""
@@ -57,6 +60,7 @@ class Cost:
         work_s: Work of the device, in seconds of one lane.
         audio_s: Audio made by that work, in seconds.
         first_s: Work until an utterance makes its first audio, in seconds of one lane: the mean.
+        num_firsts: Utterances that it was measured by.
         ended_s: Audio of utterances that have ended.
         num_chars: Their characters.
     """
@@ -64,6 +68,7 @@ class Cost:
     work_s: float = 0.0
     audio_s: float = 0.0
     first_s: float = 0.0
+    num_firsts: int = 0
     ended_s: float = 0.0
     num_chars: float = 0.0
 
@@ -90,7 +95,8 @@ class Cost:
 
     def note_first(self, work_s: float) -> None:
         """Note the work that an utterance took until its first audio."""
-        self.first_s += (FIRST_WEIGHT if self.first_s else 1.0) * (work_s - self.first_s)
+        self.num_firsts += 1
+        self.first_s += max(FIRST_WEIGHT, 1 / self.num_firsts) * (work_s - self.first_s)
 
     def note_end(self, num_chars: int, audio_s: float) -> None:
         """Note the length of an utterance that was spoken to its end."""
@@ -114,7 +120,7 @@ class Admission:
         self.capacity = capacity
         self._room = lanes * HEADROOM
         self._queue_s = queue_s
-        self._lead_s = lead_s
+        self.lead_s = lead_s
         self._over_since: float | None = None
         self._costs: dict[str, Cost] = {}
 
@@ -122,31 +128,65 @@ class Admission:
         """What a model was measured to need."""
         return self._costs.setdefault(model, Cost())
 
+    def can_keep_up(self, row: Row) -> bool:
+        """Whether the device makes audio of that model as fast as it is heard."""
+        return self.cost(row.work.model).work_per_audio <= self._room
+
     def rests(self, row: Row) -> bool:
         """Whether a row waits for its reader to catch up."""
-        return row.unread_s >= self._lead_s
+        return row.unread_s >= self.lead_s
 
-    def next(self, rows: Collection[Row], now: float) -> Row | None:
-        """Choose who begins next, if anybody may: whoever's tenant is served least, then whoever came first."""
-        waiting = [row for row in rows if not row.is_begun and not row.is_cancelled]
+    def next(
+        self, rows: Collection[Row], now: float, may: Callable[[Row], bool] = lambda _: True, most: int = 1
+    ) -> list[Row]:
+        """Choose who begins next, if anybody may: whoever's tenant is served least, then whoever came first.
+
+        Args:
+            rows: Who is here.
+            now: On the monotonic clock.
+            may: Whether whoever asks can take a row on.
+            most: How many may begin.
+        """
+        waiting = [row for row in rows if not row.is_begun and not row.is_cancelled and may(row)]
         if not waiting:
-            return None
+            return []
         begun = [row for row in rows if row.is_begun and not row.is_ended]
         spoken = Counter(row.work.model for row in begun)
         served = Counter(row.work.tenant for row in begun)
-        waiting = [row for row in waiting if spoken[row.work.model] < self._most(row)]
-        row = min(
-            waiting,
-            key=lambda row: (not row.work.is_live, served[row.work.tenant], row.submitted_at),
-            default=None,
-        )
-        return row if row and (not begun or self._share(row, now) <= self._free(begun, now)) else None
+        heard = [row for row in begun if not self.rests(row)]
+        free = self._free(heard, now)
+        chosen: list[Row] = []
+        while len(chosen) < most:
+            row = min(
+                (row for row in waiting if spoken[row.work.model] < self._most(row)),
+                key=lambda row: (
+                    not row.work.goes_on,
+                    not row.work.is_live and now < row.due_at(),
+                    served[row.work.tenant],
+                    row.submitted_at,
+                ),
+                default=None,
+            )
+            if not row or not (row.work.goes_on or not (heard or chosen) or self._share(row, now) <= free):
+                break
+            free -= self._held(row, now)
+            spoken[row.work.model] += 1
+            served[row.work.tenant] += 1
+            waiting.remove(row)
+            chosen.append(row)
+        return chosen
 
-    def wait_s(self, rows: Collection[Row], now: float) -> float:
+    def wait_s(self, rows: Collection[Row], now: float, new: Row | None = None) -> float:
         """Guess how long one more would wait for its turn, in seconds.
 
         Before it come the first audio of all who have heard nothing yet, and all the work of those who may not begin;
-        for that there is what the others leave over.
+        for that there is what the others leave over. If it may not begin beside those who speak, one of them has to
+        end.
+
+        Args:
+            rows: Who is here.
+            now: On the monotonic clock.
+            new: Who comes; somebody who needs nothing if None.
         """
         free = self._free((row for row in rows if row.num_made), now)
         for_them = max(free, self._room * LEAST_FREE)
@@ -161,6 +201,9 @@ class Admission:
                 work_s += self._first_s(row)
             else:
                 work_s += self._work_s(row)
+        begun = [row for row in rows if row.is_begun and not self.rests(row)]
+        if new and begun and not (self._share(new, now) <= free and spoken[new.work.model] < self._most(new)):
+            work_s += min(map(self._work_s, begun))
         return work_s / for_them
 
     def admit(self, row: Row, rows: Collection[Row], now: float) -> Row | None:
@@ -177,34 +220,36 @@ class Admission:
         Raises:
             Overloaded: There is no room, and nobody has more waiting than the tenant of this one.
         """
-        wait_s = self.wait_s(rows, now)
-        if len(rows) < self.capacity and wait_s - row.patience_s <= self._bound_s(wait_s, now):
+        before = [each for each in rows if each.work.is_live or each.num_made] if row.work.is_live else rows
+        wait_s = self.wait_s(before, now, row)
+        is_in_time = row.work.goes_on or wait_s - row.patience_s <= self._bound_s(row, wait_s, now)
+        if len(rows) < self.capacity and is_in_time:
             return None
-        waiting = [each for each in rows if not each.is_begun]
+        waiting = [each for each in rows if not each.is_begun and not each.work.goes_on]
         by_tenant = Counter(each.work.tenant for each in waiting)
         heaviest = max(by_tenant, key=lambda tenant: by_tenant[tenant], default=row.work.tenant)
         if by_tenant[heaviest] > by_tenant[row.work.tenant] + 1:
             return max((each for each in waiting if each.work.tenant == heaviest), key=lambda each: each.submitted_at)
-        raise self.refusal(rows, now)
+        raise self.refusal(row, rows, now)
 
-    def _bound_s(self, wait_s: float, now: float) -> float:
-        """How long anybody may wait who comes now, in seconds."""
-        if wait_s <= WORKED_OFF * self._queue_s:
+    def _bound_s(self, row: Row, wait_s: float, now: float) -> float:
+        """How long a row may wait that comes now, in seconds; with slow models everybody is more patient."""
+        bound_s = max(self._queue_s, PATIENCE * self.cost(row.work.model).first_s / self._room)
+        if wait_s <= WORKED_OFF * bound_s:
             self._over_since = None
-        elif wait_s > self._queue_s and self._over_since is None:
+        elif wait_s > bound_s and self._over_since is None:
             self._over_since = now
         is_burst = self._over_since is not None and now - self._over_since <= BURST_S
-        return self._queue_s * (BURST if is_burst else 1)
+        return bound_s * (BURST if is_burst else 1)
 
-    def refusal(self, rows: Collection[Row], now: float) -> Overloaded:
-        """Say that there is no room, and when there will be."""
-        wait_s = self.wait_s(rows, now)
+    def refusal(self, row: Row, rows: Collection[Row], now: float) -> Overloaded:
+        """Say that there is no room for a row, and when there will be."""
+        wait_s = self.wait_s(rows, now, row)
         retry_after_s = max(1.0, wait_s, self._until_one_ends(rows))
         if len(rows) >= self.capacity:
             return Overloaded(f"all {self.capacity} places of this worker are taken", retry_after_s=retry_after_s)
         return Overloaded(
-            f"this worker would need {wait_s:.1f} s to get to one more utterance; it lets none wait longer than "
-            f"{self._queue_s:g} s, but for a moment",
+            f"this worker would need {wait_s:.1f} s to get to one more utterance, and that is too long to wait",
             retry_after_s=retry_after_s,
         )
 
@@ -226,7 +271,11 @@ class Admission:
 
     def _free(self, begun: Iterable[Row], now: float) -> float:
         """Lanes that nobody needs."""
-        return self._room - sum(self._share(row, now) for row in begun if not self.rests(row))
+        return self._room - sum(self._held(row, now) for row in begun if not self.rests(row))
+
+    def _held(self, row: Row, now: float) -> float:
+        """Lanes that are kept for a row: what it needs, or half of all where all of them would not be enough."""
+        return self._share(row, now) if self.can_keep_up(row) else self._room / 2
 
     def _left_s(self, row: Row) -> float:
         """Audio that a row has still to make, in seconds: a guess."""

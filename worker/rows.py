@@ -34,6 +34,7 @@ class Work:
         slots: Most utterances of that model at once; None for any number.
         tenant: Who asks.
         is_live: Whether somebody listens meanwhile.
+        goes_on: Whether it goes on with what was heard already, and so must not be refused.
     """
 
     steps: Utterance
@@ -44,6 +45,7 @@ class Work:
     slots: int | None = None
     tenant: str = ""
     is_live: bool = True
+    goes_on: bool = False
 
 
 @dataclass(slots=True)
@@ -77,13 +79,13 @@ class Playback:
     underruns: int = 0
     underrun_s: float = 0.0
 
-    def add(self, num_samples: int, now: float, *, is_reader_waiting: bool) -> None:
+    def add(self, num_samples: int, now: float, *, is_reader_waiting: bool, is_live: bool = True) -> None:
         """Hand over audio; what comes late is an underrun if the reader had taken all that there was."""
         late_s = now - self.dry_at
         if self.dry_at and late_s > 0 and is_reader_waiting:
             self.underruns += 1
             self.underrun_s += late_s
-        self.dry_at = max(self.dry_at, now) + num_samples / self.sample_rate_hz
+        self.dry_at = (max(self.dry_at, now) if is_live else self.dry_at or now) + num_samples / self.sample_rate_hz
 
 
 class Row:
@@ -109,7 +111,13 @@ class Row:
         stages: What each stage did for it, by name.
     """
 
-    def __init__(self, work: Work, on_change: Callable[[Row], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        on_read: Callable[[float], None],
+        on_cancel: Callable[[Row], None],
+        on_end: Callable[[], None],
+    ) -> None:
         self.work = work
         self.call: Call[Any, Any] | None = None
         self.is_begun = self.is_running = self.is_cancelled = self.is_ended = False
@@ -122,7 +130,8 @@ class Row:
         self.stages: dict[str, StageTime] = {}
         self.loop = asyncio.get_running_loop()
         self.on_end = on_end
-        self._on_change = on_change
+        self._on_read = on_read
+        self._on_cancel = on_cancel
         self._num_taken = 0  # Samples; written by the event loop alone.
         self._first_audio_sent = threading.Event()
         self._results: asyncio.Queue[Block | WorkerError | None] = asyncio.Queue()
@@ -133,7 +142,7 @@ class Row:
     def __exit__(self, *_: object) -> None:
         self._first_audio_sent.set()
         self.is_cancelled = True
-        self._on_change(self)
+        self._on_cancel(self)
 
     def first_audio_sent(self) -> None:
         """Tell the device that the first audio is on the wire."""
@@ -149,8 +158,10 @@ class Row:
                 raise result
             yield result
             # Only now is the block on its way: the reader asked for the next one.
+            num_taken = self._num_taken
             self._num_taken += len(result.samples)
-            self._on_change(self)
+            # After the count: what was made until now may have been judged by the old one, and rest.
+            self._on_read((self.num_made - num_taken) / self.work.sample_rate_hz)
 
     @property
     def made_s(self) -> float:
@@ -226,12 +237,12 @@ class Row:
         if not isinstance(error, WorkerError):
             log.error("engine failed", model=self.work.model, exc_info=error)
             error = EngineFailure(f"the engine failed: {type(error).__name__}: {error}")
-        self.work.steps.close()
+        self._close_steps()
         self._end(error)
 
     def close(self) -> None:
         """Give it up; on the thread that has it in hand."""
-        self.work.steps.close()
+        self._close_steps()
         self._end(None)
 
     def note_run(self, stage: str, seconds: float, rows: int) -> None:
@@ -242,10 +253,16 @@ class Row:
         noted.rows += rows
         self.busy_s += seconds
 
+    def _close_steps(self) -> None:
+        try:
+            self.work.steps.close()
+        except BaseException:  # It is over either way, and the thread has others to serve.
+            log.exception("engine failed to end", model=self.work.model)
+
     def _hand_over(self, block: Block) -> None:
         if num_samples := len(block.samples):
             is_waited_for = self.work.is_live and self.num_made == self._num_taken
-            self.playback.add(num_samples, time.monotonic(), is_reader_waiting=is_waited_for)
+            self.playback.add(num_samples, time.monotonic(), is_reader_waiting=is_waited_for, is_live=self.work.is_live)
             self.num_made += num_samples
         self.loop.call_soon_threadsafe(self._results.put_nowait, block)
 

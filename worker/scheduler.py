@@ -24,12 +24,8 @@ from dataclasses import dataclass
 
 from worker.admission import Admission
 from worker.changes import Changes
-from worker.errors import Draining
+from worker.errors import Draining, EngineFailure
 from worker.rows import Row, Work
-
-NICENESS = 5
-"""How much the threads of a CPU stand back behind the event loops, which send what these make and refuse what is too
-much: else, where all cores are busy, everybody would wait for a few milliseconds of their work."""
 
 HEAD_START_S = 0.004
 """The most that the device waits for the first audio to be sent before it goes on. Otherwise the Python parts of the
@@ -76,6 +72,7 @@ class Scheduler:
         changes: Notified, on the event loop, when a row comes, begins or ends.
         lanes: Threads.
         starts: Most rows that begin in one turn: where work is done in batches, those who come together stay together.
+        niceness: How much the threads stand back behind others of the process, in the system's terms.
         use_threads: Called before work with the number of cores that it may use.
         observe: Told after every run.
     """
@@ -87,6 +84,7 @@ class Scheduler:
         changes: Changes,
         lanes: int = 1,
         starts: int = 1,
+        niceness: int = 0,
         use_threads: Callable[[int], None] = lambda _: None,
         observe: Observer = lambda *_: None,
     ) -> None:
@@ -94,6 +92,7 @@ class Scheduler:
         self._admission = admission
         self._changes = changes
         self._starts = starts
+        self._niceness = niceness
         self._use_threads = use_threads
         self._observe = observe
         self._rows: list[Row] = []
@@ -163,22 +162,29 @@ class Scheduler:
         """
         if self.draining:
             raise Draining("this worker is shutting down; ask another one", retry_after_s=1.0)
-        row = Row(work, self._on_change, on_end)
+        row = Row(work, self._on_read, self._on_cancel, on_end)
         with self._changed:
             instead = self._admission.admit(row, self._rows, row.submitted_at)
             if instead:
-                refusal = self._admission.refusal(self._rows, row.submitted_at)
+                refusal = self._admission.refusal(instead, self._rows, row.submitted_at)
                 self._rows.remove(instead)
             self._rows.append(row)
-            self._changed.notify_all()
+            # One thread will do where any will: each that wakes in vain takes time from those that work.
+            self._changed.notify(len(self._threads) if row.needs_device_thread() else 1)
         if instead:
             instead.fail(refusal)
             instead.on_end()
         self._changes.notify()
         return row
 
-    def _on_change(self, row: Row) -> None:
-        """Let the threads look again: a reader has caught up, or does not want any more. Called on the event loop."""
+    def _on_read(self, unread_s: float) -> None:
+        """Let the threads look again if the row rested, before its reader took some of what it had not read."""
+        if unread_s >= self._admission.lead_s:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _on_cancel(self, row: Row) -> None:
+        """Have a row given up that nobody wants any more; called on the event loop."""
         with self._changed:
             is_over = row.is_cancelled and not row.is_begun and row in self._rows
             if is_over:
@@ -190,8 +196,8 @@ class Scheduler:
             self._changes.notify()
 
     def _run(self, lane: int) -> None:
-        if len(self._threads) > 1 and sys.platform == "linux":  # Where priorities belong to threads.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        if self._niceness and sys.platform == "linux":  # Where priorities belong to threads.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while turn := self._next(lane):
             started = time.monotonic()
             self._work(turn)
@@ -216,11 +222,11 @@ class Scheduler:
         made_s = sum(row.made_s for row in turn.rows)
         silent = [row for row in turn.rows if not row.num_made]
         started = time.monotonic()
-        if first.is_cancelled:
-            first.close()
-        elif not first.call:
+        if not first.call:
             for row in turn.rows:
                 row.advance()
+        elif first.is_cancelled:
+            first.close()
         else:
             self._use_threads(turn.threads)
             self._run_stage(turn)
@@ -243,7 +249,9 @@ class Scheduler:
         items = [row.call.item for row in turn.rows if row.call]
         started = time.monotonic()
         try:
-            results = call.stage.run(items, turn.size)
+            results = list(call.stage.run(items, turn.size))
+            if len(results) != len(items):
+                raise EngineFailure(f"the stage {call.stage.name!r} gave {len(results)} results for {len(items)} items")
         except BaseException as error:
             if len(items) == 1:
                 turn.rows[0].fail(error)
@@ -267,10 +275,12 @@ class Scheduler:
             while not self._stopping:
                 now = time.monotonic()
                 able = [row for row in self._rows if row.is_begun and self._may_go_on(row, lane)]
-                if (new := self._admission.next(self._rows, now)) and not (lane and new.needs_device_thread()):
-                    able.append(new)
-                if able:
-                    turn = self._turn(min(able, key=lambda row: self._urgency(row, now)), able, now)
+                new = self._admission.next(
+                    self._rows, now, lambda row: not (lane and row.needs_device_thread()), self._starts
+                )
+                if able or new:
+                    first = min([*able, *new[:1]], key=lambda row: self._urgency(row, now))
+                    turn = self._turn(first, able, now) if first.is_begun else self._begin(new, now)
                     for row in turn.rows:
                         row.is_running = True
                     return turn
@@ -287,9 +297,9 @@ class Scheduler:
         if row.is_cancelled:
             return (0,)
         due_at = row.due_at()
-        if row.num_made and due_at < now + min(2 * self._guard_s, LONGEST_GUARD_S):
+        if row.num_made and due_at < now + min(2 * self._guard_s, LONGEST_GUARD_S) and self._admission.can_keep_up(row):
             return (1, due_at)
-        if not row.num_made and row.work.is_live:
+        if not row.num_made and (row.work.is_live or due_at <= now):
             # Where work is done in batches, who comes later catches up with those that he can then go with.
             return (2, row.num_runs if self._starts > 1 else not row.is_begun, row.submitted_at)
         return (3, due_at)
@@ -298,8 +308,6 @@ class Scheduler:
         """Put together what goes with the most urgent row."""
         if first.is_cancelled:
             return Turn([first])
-        if not first.is_begun:
-            return self._begin(first, now)
         assert first.call
         stage, size = first.call.stage, _size(first, now)
         rows = [first]
@@ -314,15 +322,11 @@ class Scheduler:
         cores = len(self._threads) // wanting if stage.is_reentrant else len(self._threads)
         return Turn(rows, size, max(1, cores) if stage.takes_threads else 1)
 
-    def _begin(self, first: Row, now: float) -> Turn:
-        """Take up the next row, and more of those that may begin where they can be worked on together."""
-        rows: list[Row] = []
-        row: Row | None = first
-        while row:
+    def _begin(self, rows: Sequence[Row], now: float) -> Turn:
+        """Take up the next rows."""
+        for row in rows:
             row.is_begun, row.queue_s = True, now - row.submitted_at
             row.loop.call_soon_threadsafe(self._changes.notify)
-            rows.append(row)
-            row = self._admission.next(self._rows, now) if len(rows) < self._starts else None
         return Turn(rows)
 
 
@@ -330,6 +334,8 @@ def _size(row: Row, now: float) -> Hashable:
     """Ask what the work that a row waits for would be run as."""
     assert row.call
     try:
-        return row.call.stage.size(row.call.item, row.lead_s(now))
+        size = row.call.stage.size(row.call.item, row.lead_s(now))
+        hash(size)
     except Exception as error:
         return Broken(error)
+    return size

@@ -40,6 +40,10 @@ SERVICES = tuple(
 # another stream, the first one too, would wait that long for the event loop to get a turn.
 SWITCH_INTERVAL_S = 0.0005
 
+NICENESS = 5
+"""How much the threads of a CPU stand back behind the event loops, which send what these make and refuse what is too
+much: else, where all cores are busy, everybody would wait for a few milliseconds of their work."""
+
 BATCHED_STARTS = 32
 """Utterances that begin together where the device works in batches."""
 
@@ -72,6 +76,7 @@ async def serve(settings: Settings) -> None:
         changes=changes,
         lanes=lanes,
         starts=1 if where.id == "cpu" else BATCHED_STARTS,
+        niceness=NICENESS if where.id == "cpu" else 0,
         use_threads=where.use_threads,
         observe=metrics.note_run,
     )

@@ -135,6 +135,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                 slots=model.slots,
                 tenant=request.tenant,
                 is_live=request.delivery != speech_pb2.DELIVERY_WHOLE,
+                goes_on=request.segments_before > 0,
             )
             return self._scheduler.submit(work, release), settings
         except BaseException:

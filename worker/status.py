@@ -22,7 +22,7 @@ class Status:
         device: Where it computes.
         registry: Its engines.
         models: Its models.
-        scheduler: Its device thread.
+        scheduler: The threads of its device.
         changes: Counts the changes of all that.
         starting: Whether models are still being loaded that are loaded at start.
         boot_id: Another one with every start.

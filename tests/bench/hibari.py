@@ -11,6 +11,7 @@ from tests.bench.outcome import Check, Curve, Options, Outcome, Row
 from tests.bench.texts import SENTENCES
 from tests.bench.usage import watched
 from tests.stack import HIBARI, Stack
+from worker import device
 
 TALKERS = (1, 2, 4, 8, 16, 32, 64)
 RATES = (8.0, 16.0)
@@ -51,7 +52,7 @@ def cpu(stack: Stack, options: Options, found: Outcome) -> dict[str, Row]:
     over_http: list[tuple[float, float]] = []
     in_process: list[float] = []
     for _ in range(2 if options.is_quick else 3):
-        in_process.append(engine.in_threads(engine.hibari, 1, SENTENCES, options.seconds / 2).cpu_per_audio)
+        in_process.append(engine.in_threads(engine.hibari, device.cores(), SENTENCES, options.seconds / 2).cpu_per_audio)
         with watched(stack) as used:
             answers = run(Plan(stack.gateway.port, HIBARI, SENTENCES, options.seconds / 2, talkers=CHECKED_TALKERS))
         audio_s = sum(answer.audio_s for answer in answers)

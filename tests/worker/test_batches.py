@@ -257,3 +257,52 @@ def test_who_comes_later_catches_up_with_those_that_he_can_go_with():
     # Both are silent, and the second is read while the first is in the midst of its work; then they go together.
     assert reading.runs == [["first"], ["second"]]
     assert [len(run) for run in voices.runs] == [1, 1, 2, 2, 2, 2, 1, 1]
+
+
+def test_a_stage_that_loses_results_fails_and_the_thread_goes_on():
+    class Losing(Voices):
+        def run(self, items: Sequence[LENGTHS], size: Hashable) -> Sequence[np.ndarray]:
+            return super().run(items, size)[: 1 if items[0][0] == "good" else 0]
+
+    losing = Losing()
+    outcomes = served(spoken(losing, "good", 1, 1), spoken(losing, "lost", 1), spoken(Voices(), "fine", 1))
+    assert outcomes == [2, "the stage 'voices' gave 0 results for 1 items", 1]
+
+
+def test_an_engine_that_fails_to_end_keeps_nobody_else_waiting():
+    stage = Voices()
+
+    def utterance() -> Utterance:
+        try:
+            yield Block((yield from stage(("bad", 13))))
+        finally:
+            raise RuntimeError("cannot end")
+
+    outcomes = served(Work(utterance(), RATE, is_staged=True), spoken(stage, "fine", 1, 1))
+    assert outcomes == ["the engine failed: RuntimeError: thirteen", 2]
+
+
+def test_of_a_staged_model_too_what_is_not_reentrant_runs_on_the_device_thread_alone():
+    class Noting(Voices):
+        def run(self, items: Sequence[LENGTHS], size: Hashable) -> Sequence[np.ndarray]:
+            threads.add((self.is_reentrant, threading.current_thread().name))
+            return super().run(items, size)
+
+    free, bound, threads = Noting(limit=1), Noting(limit=1), set()
+    bound.is_reentrant = False
+
+    def utterance() -> Utterance:
+        for stage in (free, bound) * 20:
+            yield Block((yield from stage(("", 1))))
+
+    async def scenario():
+        admission = Admission(lanes=3, capacity=9, queue_s=9.0, lead_s=1000.0)
+        scheduler = Scheduler(admission=admission, changes=Changes(), lanes=3)
+        scheduler.start()
+        works = [Work(utterance(), RATE, is_staged=True) for _ in range(6)]
+        assert await asyncio.gather(*(drain(scheduler.submit(each)) for each in works)) == [40] * 6
+        await asyncio.to_thread(scheduler.stop)
+
+    asyncio.run(scenario())
+    assert {name for is_free, name in threads if not is_free} == {"device"}
+    assert {name for is_free, name in threads if is_free} <= {"device", "device-1", "device-2"}

@@ -57,7 +57,7 @@ class Stage(ABC, Generic[Item, Result]):
 
     @abstractmethod
     def run(self, items: Sequence[Item], size: Hashable) -> Sequence[Result]:
-        """Do the work.
+        """Do the work. If it raises for several, each is tried again alone, so items are changed at its end only.
 
         Args:
             items: From 1 to `limit` items, all of that size. None may change the result of another.

@@ -8,7 +8,7 @@ from tests.bench import engine, servers
 from tests.bench.listener import Answer, in_window, percentile, summary
 from tests.bench.load import Plan, run
 from tests.bench.outcome import Check, Curve, Options, Outcome, Row
-from tests.bench.texts import SENTENCES
+from tests.bench.texts import PARAGRAPHS, SENTENCES
 from tests.bench.usage import watched
 from tests.stack import HIBARI, Stack
 from worker import device
@@ -28,7 +28,7 @@ def measure(options: Options) -> Outcome:
         run(Plan(stack.gateway.port, HIBARI, SENTENCES, 1.0, talkers=2))
         levels = (CHECKED_TALKERS,) if options.is_quick else TALKERS
         found.tables["closed loop, by talkers"] = {str(count): talkers(stack, count, options) for count in levels}
-        found.tables["CPU time at 16 talkers, beside the engine alone"] = cpu(stack, options, found)
+        found.tables["CPU time for each audio second at 16 talkers"] = cpu(stack, options, found)
         first_audio(stack, options, found)
     closed = found.tables["closed loop, by talkers"]
     points = [(float(count), float(row["audio_per_s"])) for count, row in closed.items()]
@@ -49,23 +49,24 @@ def talkers(stack: Stack, count: int, options: Options) -> Row:
 
 def cpu(stack: Stack, options: Options, found: Outcome) -> dict[str, Row]:
     """Compare in turn, round after round: a machine whose speed drifts treats both alike."""
-    over_http: list[tuple[float, float]] = []
-    in_process: list[float] = []
-    for _ in range(2 if options.is_quick else 3):
-        in_process.append(engine.in_threads(engine.hibari, device.cores(), SENTENCES, options.seconds / 2).cpu_per_audio)
-        with watched(stack) as used:
-            answers = run(Plan(stack.gateway.port, HIBARI, SENTENCES, options.seconds / 2, talkers=CHECKED_TALKERS))
-        audio_s = sum(answer.audio_s for answer in answers)
-        over_http.append((used.worker_cpu_s / audio_s, used.gateway_cpu_s / audio_s))
-    ratio = statistics.median(sum(mine) / alone for mine, alone in zip(over_http, in_process, strict=True))
-    found.checks.append(Check("CPU time for each audio second over HTTP / of the engine alone", ratio, CPU_LIMIT))
-    worker, gateway = (1000 * statistics.median(part) for part in zip(*over_http, strict=True))
-    alone = 1000 * statistics.median(in_process)
-    return {
-        "engine alone": {"cpu_ms_per_audio_s": round(alone, 2)},
-        "worker": {"cpu_ms_per_audio_s": round(worker, 2)},
-        "gateway": {"cpu_ms_per_audio_s": round(gateway, 2)},
-    }
+    rows: dict[str, Row] = {}
+    for name, texts in {"paragraphs": PARAGRAPHS, "sentences": SENTENCES}.items():
+        over_http: list[tuple[float, float]] = []
+        in_process: list[float] = []
+        for _ in range(2 if options.is_quick else 3):
+            alone = engine.in_threads(engine.hibari, device.cores(), texts, options.seconds / 2)
+            in_process.append(alone.cpu_per_audio)
+            with watched(stack) as used:
+                answers = run(Plan(stack.gateway.port, HIBARI, texts, options.seconds / 2, talkers=CHECKED_TALKERS))
+            audio_s = sum(answer.audio_s for answer in answers)
+            over_http.append((used.worker_cpu_s / audio_s, used.gateway_cpu_s / audio_s))
+        ratio = statistics.median(sum(mine) / alone for mine, alone in zip(over_http, in_process, strict=True))
+        what = f"CPU time for each audio second over HTTP / of the engine alone, {name}"
+        found.checks.append(Check(what, ratio, CPU_LIMIT))
+        parts = [*map(statistics.median, zip(*over_http, strict=True)), statistics.median(in_process)]
+        worker, gateway, own = (round(1000 * part, 2) for part in parts)
+        rows[name] = {"engine_alone_ms": own, "worker_ms": worker, "gateway_ms": gateway, "ratio": round(ratio, 3)}
+    return rows
 
 
 def first_audio(stack: Stack, options: Options, found: Outcome) -> None:

@@ -22,12 +22,13 @@ PACKAGES = ("sonorant", "grpcio", "hypercorn", "uvloop", "numpy", "onnxruntime",
 
 
 def commit() -> str:
-    """Name the commit that is measured; `-dirty` where files differ from it."""
+    """Name the commit that is measured; `-dirty` where files differ from it, but for results."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if git("status", "--porcelain") else "")
+    changed = git("status", "--porcelain", "--", ".", f":!{KEPT.relative_to(ROOT)}")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def write(outcomes: Mapping[str, Outcome], device_name: str, *, suffix: str = "", keep: bool = False) -> Path:

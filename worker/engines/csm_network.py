@@ -17,7 +17,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from worker.engines.kv_cache import GRAIN, SlotCache, Slots
+from worker.engines.kv_cache import SlotCache, Slots
+from worker.engines.prefill import Prefill
 from worker.engines.sampling import Draws, Sampler, Sampling
 from worker.engines.seanet import FrameDecoding, SeanetSlots
 from worker.engines.stages import Stage
@@ -94,7 +95,7 @@ class Network:
             like=model.lm_head.weight,
         )
         self.codec = SeanetSlots(model.codec_model.decoder, self.num_slots)
-        self.prefill = Prefill(self, PREFILLS[kind])
+        self.prefill = Prefill[Line](self, PREFILLS[kind])
         self.step = Step(self)
         self.decode = FrameDecoding[Line](self.codec, self.num_slots, self._as_codec_takes_them)
 
@@ -102,6 +103,15 @@ class Network:
         """Embed frames, int64 [T, C], as [T, H]."""
         embedded: Tensor = self.model.backbone_model.embed_tokens(codes[None])[0]
         return embedded
+
+    def clear(self, line: Line) -> None:
+        """Forget what was said in a line's slot."""
+        self.past.clear(line.slot)
+        self.codec.clear(line.slot)
+
+    def read_prompts(self, lines: Sequence[Line], prompts: Tensor) -> None:
+        """Have the backbone read the beginnings of prompts, [B, T, H]."""
+        self.read(lines, prompts)
 
     def read(self, lines: Sequence[Line], inputs: Tensor) -> Tensor:
         """Have the backbone read what comes next, [B, T, H]; what it makes of it has the same shape."""
@@ -120,33 +130,6 @@ class Network:
         # The vocabulary has a few codes more, which speech has no use for; a GPU does not survive one here.
         latents: Tensor = codec.quantizer.decode(frames.mT.clamp(max=codec.config.codebook_size - 1))
         return latents
-
-
-class Prefill(Stage[Line, None]):
-    """Reads prompts, of about equal length where there are several."""
-
-    name = "prefill"
-
-    def __init__(self, network: Network, limit: int) -> None:
-        self._network, self.limit = network, limit
-
-    def size(self, item: Line, lead_s: float) -> int:
-        """Positions, rounded up."""
-        return -(-len(item.prompt) // GRAIN)
-
-    def run(self, items: Sequence[Line], size: Hashable) -> list[None]:
-        """Read all but the last position, which is the first step's."""
-        import torch
-
-        for line in items:
-            self._network.past.clear(line.slot)
-            self._network.codec.clear(line.slot)
-        # On the right, where it is not seen by what comes before it, and overwritten by what comes after.
-        prompts = torch.nn.utils.rnn.pad_sequence([line.prompt[:-1] for line in items], batch_first=True)
-        self._network.read(items, prompts)
-        for line in items:
-            line.length = len(line.prompt) - 1
-        return [None] * len(items)
 
 
 class Step(Stage[Line, None]):

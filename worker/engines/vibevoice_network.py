@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worker.engines.base import Samples
-from worker.engines.kv_cache import GRAIN, SlotCache, Slots
+from worker.engines.kv_cache import SlotCache, Slots
+from worker.engines.prefill import Prefill
 from worker.engines.stages import Stage
 from worker.errors import UnsupportedModel
 
@@ -131,7 +132,7 @@ class Network:
         self.decoder = ConvolutionSlots(model.model.audio_tower.decoder, self.num_slots)
         self.listener = ConvolutionSlots(model.model.semantic_tokenizer_encoder, self.num_slots)
         self.head = DiffusionHead(model)
-        self.prefill = Prefill(self, PREFILLS[kind])
+        self.prefill = Prefill[Line](self, PREFILLS[kind])
         self.step = Step(self)
 
     def clear(self, line: Line) -> None:
@@ -188,32 +189,6 @@ class Network:
         sound: Tensor = self.decoder.push(slots, scaled[..., None]).audio
         heard = self.listener.push(slots, sound).latents[:, 0]
         return sound[:, 0], model.multi_modal_projector(latents) + model.semantic_connector(heard)
-
-
-class Prefill(Stage[Line, None]):
-    """Reads prompts, of about equal length where there are several."""
-
-    name = "prefill"
-
-    def __init__(self, network: Network, limit: int) -> None:
-        self._network, self.limit = network, limit
-
-    def size(self, item: Line, lead_s: float) -> int:
-        """Positions, rounded up."""
-        return -(-len(item.prompt) // GRAIN)
-
-    def run(self, items: Sequence[Line], size: Hashable) -> list[None]:
-        """Read all but the last position, which is the first step's."""
-        import torch
-
-        for line in items:
-            self._network.clear(line)
-        # On the right, where it is not seen by what comes before it, and overwritten by what comes after.
-        prompts = torch.nn.utils.rnn.pad_sequence([line.prompt[:-1] for line in items], batch_first=True)
-        self._network.read_prompts(items, prompts)
-        for line in items:
-            line.length = len(line.prompt) - 1
-        return [None] * len(items)
 
 
 class Step(Stage[Line, Samples]):

@@ -60,8 +60,8 @@ ROUTES = [
 ]
 
 EXPOSED_HEADERS = (
-    *("retry-after", "retry-after-ms", "x-request-id", "x-sonorant-finish", "x-sonorant-ignored", "x-sonorant-model"),
-    *("x-sonorant-sample-rate", "x-sonorant-voice", "x-sonorant-worker"),
+    *("retry-after", "retry-after-ms", "server-timing", "x-request-id", "x-sonorant-finish", "x-sonorant-ignored"),
+    *("x-sonorant-model", "x-sonorant-sample-rate", "x-sonorant-voice", "x-sonorant-worker"),
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 )
 

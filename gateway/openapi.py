@@ -329,6 +329,10 @@ def speech_schema(settings: Settings, options: Mapping[str, Schema]) -> Schema:
             "then": {"properties": {"stream": {"enum": [True, None]}}},
         },
         {
+            "if": {"properties": {"verbose": {"const": True}}, "required": ["verbose"]},
+            "then": {"properties": {"stream_format": {"const": "sse"}}, "required": ["stream_format"]},
+        },
+        {
             "if": {"not": {"anyOf": list(is_named.values())}},
             "then": {"properties": {"sample_rate": {"enum": rates[settings.default_format]}}},
         },
@@ -448,6 +452,10 @@ _WORKER = _query("worker", {"type": "string"}, "Name of the only worker that wil
 BINARY: Schema = {"type": "string", "format": "binary"}
 
 _SPEECH_HEADERS: Schema = {
+    "server-timing": {
+        "schema": _STRING,
+        "description": "`ttfa;dur=` and how long it took, in ms, until the first audio was here; of streams alone.",
+    },
     "x-request-id": {"schema": _STRING, "description": "Found again in the log."},
     "x-sonorant-model": {"schema": _STRING, "description": "Who speaks, percent-encoded."},
     "x-sonorant-voice": {"schema": _STRING, "description": "With which voice, percent-encoded."},
@@ -459,13 +467,41 @@ _SPEECH_HEADERS: Schema = {
 
 ERROR = _object(error=_object(message=_STRING, type=_STRING, param=_MAYBE, code=_MAYBE))
 
+FIGURES: Schema = {
+    **_object(
+        **{name: {"type": "number"} for name in ("ttfa_ms", "rtf", "queue_ms", "batch")},
+        underruns={"type": "integer"},
+        worker=_STRING,
+    ),
+    "description": "What the log says of it, if `verbose`: time until the first audio was sent, work for each second "
+    "of audio, wait for the device, utterances in a run of the model, how often a listener at real time has run dry.",
+}
+
 SPEECH_EVENT: Schema = {
     "oneOf": [
         _object(type=_const("speech.audio.delta"), audio={**_STRING, "contentEncoding": "base64"}),
-        _object(
-            type=_const("speech.audio.done"),
-            usage=_object(**{key: {"type": "integer"} for key in ("input_tokens", "output_tokens", "total_tokens")}),
-        ),
+        {
+            **_object(
+                type=_const("speech.mark"),
+                kind={"enum": ["segment", "word"]},
+                **{name: {"type": "integer"} for name in ("text_start", "text_end", "start_ms")},
+                end_ms={"type": ["integer", "null"]},
+            ),
+            "description": "If `verbose`: where a part of the text is in the audio, in code points and in ms as it is "
+            "heard. It comes when the part begins, and again with its end.",
+        },
+        {
+            "type": "object",
+            "properties": {
+                "type": _const("speech.audio.done"),
+                "usage": _object(
+                    **{key: {"type": "integer"} for key in ("input_tokens", "output_tokens", "total_tokens")}
+                ),
+                "audio_ms": {"type": "integer", "description": "Length of the audio, if `verbose`."},
+                "figures": FIGURES,
+            },
+            "required": ["type", "usage"],
+        },
         _object(type=_const("speech.audio.error"), **ERROR["properties"]),
     ]
 }
@@ -505,4 +541,5 @@ SPEECH_EXAMPLES: Schema = {
     "events": {"value": {"input": "Good morning.", "response_format": "mp3", "stream_format": "sse"}},
     "whole": {"value": {"input": "Good morning.", "response_format": "wav", "sample_rate": 16000, "stream": False}},
     "slow": {"value": {"input": "Good morning.", "speed": 0.8, "seed": 7}},
+    "told": {"value": {"input": "Good morning.", "stream_format": "sse", "verbose": True}},
 }

@@ -19,6 +19,8 @@ from protos.tts.v1 import speech_pb2
 
 AUDIO_TOKENS_PER_S = 20
 
+MARK_KINDS = {speech_pb2.MARK_KIND_SEGMENT: "segment", speech_pb2.MARK_KIND_WORD: "word"}
+
 
 class Plan:
     """How something is to be spoken, resolved once for all texts that are to be spoken so.
@@ -120,8 +122,34 @@ class Plan:
 
     def usage(self, text: str, spoken: Speech) -> dict[str, int]:
         """Count the tokens of a text and of its speech."""
-        audio_s = spoken.num_samples / spoken.header.format.sample_rate_hz / self.tempo(spoken.header)
-        return usage(len(text), audio_s)
+        return usage(len(text), self.heard_s(spoken.header, spoken.num_samples))
+
+    def heard_s(self, header: speech_pb2.StreamHeader, sample: int) -> float:
+        """When a sample of the worker's is heard, in seconds from the first."""
+        return sample / header.format.sample_rate_hz / self.tempo(header)
+
+    def mark(
+        self, mark: speech_pb2.Mark, header: speech_pb2.StreamHeader, *, first_sample: int = 0, first_char: int = 0
+    ) -> dict[str, object]:
+        """Write a mark as JSON: where it is in the text, and when in the audio as it is heard.
+
+        Args:
+            mark: Of one call.
+            header: Of that call.
+            first_sample: Where the call's audio begins within the whole.
+            first_char: Where the call's text begins within the whole.
+        """
+
+        def ms(sample: int) -> int:
+            return round(1000 * self.heard_s(header, first_sample + sample))
+
+        return {
+            "kind": MARK_KINDS.get(mark.kind, "segment"),
+            "text_start": first_char + mark.text_start,
+            "text_end": first_char + mark.text_end,
+            "start_ms": ms(mark.first_sample),
+            "end_ms": ms(mark.end_sample) if mark.HasField("end_sample") else None,
+        }
 
     def tempo(self, header: speech_pb2.StreamHeader) -> float:
         """What the model could not do of the pace."""

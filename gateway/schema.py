@@ -113,6 +113,9 @@ class SpeechRequest(SpeechOptions):
     stream_format: Literal["audio", "sse"] | None = Field(
         None, description="`audio`: the body is the audio itself; `sse`: it comes in server-sent events."
     )
+    verbose: bool | None = Field(
+        None, description="True for events that tell more: where the text is in the audio, and what making it cost."
+    )
 
 
 def parse_speech(body: bytes, max_input_chars: int) -> SpeechRequest:
@@ -144,6 +147,13 @@ def parse_speech(body: bytes, max_input_chars: int) -> SpeechRequest:
     if request.stream is False and request.stream_format == "sse":
         raise ApiError(
             "INVALID_REQUEST", "`stream` is false, and `stream_format` is 'sse', which is a stream", param="stream"
+        )
+    if request.verbose and request.stream_format != "sse":
+        given = _shown(request.stream_format)
+        raise ApiError(
+            "INVALID_REQUEST",
+            f'`verbose` is true, and `stream_format` is {given}; only with "sse" are there events that can tell more',
+            param="verbose",
         )
     return request
 

@@ -48,8 +48,6 @@ CLOSE_S = 2.0
 NORMAL, UNSUPPORTED_DATA, POLICY_VIOLATION, TOO_LARGE, SERVICE_RESTART = 1000, 1003, 1008, 1009, 1012
 """Codes for closing (RFC 6455 and IANA); over what is too large, `gateway.server` does it."""
 
-MARK_KINDS = {speech_pb2.MARK_KIND_SEGMENT: "segment", speech_pb2.MARK_KIND_WORD: "word"}
-
 
 async def live(websocket: WebSocket) -> None:
     """Hold a session."""
@@ -125,11 +123,7 @@ class Turn:
     @property
     def audio_s(self) -> float:
         """Length of the audio so far, as the client hears it, in seconds."""
-        return self.heard_s(self.num_samples)
-
-    def heard_s(self, sample: int) -> float:
-        """When the client hears a sample, in seconds from the turn's first."""
-        return sample / self.header.format.sample_rate_hz / self.plan.tempo(self.header) if self.header else 0.0
+        return self.plan.heard_s(self.header, self.num_samples) if self.header else 0.0
 
     def stop(self) -> None:
         """End the call to the worker, if there is one."""
@@ -431,17 +425,10 @@ class Session:
         await self._send_marks(turn, piece, spoken.marks[marks_sent:], offset)
 
     async def _send_marks(self, turn: Turn, piece: Piece, marks: Sequence[speech_pb2.Mark], offset: int) -> None:
+        assert turn.header
         for mark in marks:
-            end_s = turn.heard_s(offset + mark.end_sample) if mark.HasField("end_sample") else None
-            await self._say(
-                "speech.mark",
-                turn=turn.number,
-                kind=MARK_KINDS.get(mark.kind, "segment"),
-                text_start=piece.start + mark.text_start,
-                text_end=piece.start + mark.text_end,
-                start_ms=_ms(turn.heard_s(offset + mark.first_sample)),
-                end_ms=None if end_s is None else _ms(end_s),
-            )
+            fields = turn.plan.mark(mark, turn.header, first_sample=offset, first_char=piece.start)
+            await self._say("speech.mark", turn=turn.number, **fields)
 
     async def _send_audio(self, turn: Turn, audio: bytes) -> None:
         for start in range(0, len(audio), FRAME_BYTES):

@@ -24,7 +24,7 @@ from gateway.fleet.link import Speech
 from gateway.metrics import Figures
 from gateway.plan import Plan
 from gateway.requests import until_gone
-from gateway.schema import parse_speech
+from gateway.schema import SpeechRequest, parse_speech
 
 SSE_RATE_HZ = 24_000
 """Rate of audio in events, which clients take for granted."""
@@ -69,11 +69,13 @@ async def speech(request: Request) -> Response:
         }
         if header.ignored:
             headers["x-sonorant-ignored"] = ", ".join(header.ignored)
+        if is_live:
+            headers["server-timing"] = f"ttfa;dur={_ms_since(request)}"
         request.state.log.update(voice=header.voice, worker=header.worker_id)
         if asked.stream_format == "sse":
             encoder = plan.encoder(header, rate_hz=SSE_RATE_HZ)
             return SpeechResponse(
-                request, _events(request, plan, asked.input, spoken, encoder), encoder, headers, end, EVENTS
+                request, _events(request, plan, asked, spoken, encoder), encoder, headers, end, EVENTS
             )
         if not is_live:
             return await _whole(request, plan, spoken, headers, end)
@@ -133,14 +135,13 @@ class SpeechResponse(Response):
             self._end()
 
     async def _send_all(self, send: Send) -> None:
-        state = self._request.state
-        fields, started = state.log, state.started
+        fields = self._request.state.log
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for piece in self._pieces:
             if piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 if "ttfa_ms" not in fields:
-                    fields["ttfa_ms"] = round(1000 * (time.monotonic() - started), 1)
+                    fields["ttfa_ms"] = _ms_since(self._request)
         self._all_sent = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -151,20 +152,53 @@ async def _encoded(spoken: Speech, encoder: Encoder) -> AsyncIterator[bytes]:
     yield encoder.flush()
 
 
-async def _events(request: Request, plan: Plan, text: str, spoken: Speech, encoder: Encoder) -> AsyncIterator[bytes]:
-    """Wrap the audio in OpenAI's events; a failure is one too, so this stream ends in good order either way."""
+async def _events(
+    request: Request, plan: Plan, asked: SpeechRequest, spoken: Speech, encoder: Encoder
+) -> AsyncIterator[bytes]:
+    """Wrap the audio in OpenAI's events; a failure is one too, so this stream ends in good order either way.
+
+    Marks go out with the audio that they stand before, never alone: what is sent first is then the first audio.
+    """
+    marks_sent = 0
+
+    def marks() -> bytes:
+        nonlocal marks_sent
+        if not asked.verbose:
+            return b""
+        new, marks_sent = spoken.marks[marks_sent:], len(spoken.marks)
+        return b"".join(_event("speech.mark", **plan.mark(mark, spoken.header)) for mark in new)
+
     try:
         async for audio in _encoded(spoken, encoder):
             if audio:
-                yield _event("speech.audio.delta", audio=base64.b64encode(audio).decode())
+                yield marks() + _event("speech.audio.delta", audio=base64.b64encode(audio).decode())
     except ApiError as error:
         request.state.log.update(outcome="cut", reason=error.reason, error=error.message)
-        yield _event("speech.audio.error", **error.body())
+        yield marks() + _event("speech.audio.error", **error.body())
     else:
-        yield _event("speech.audio.done", usage=plan.usage(text, spoken))
+        done: dict[str, object] = {"usage": plan.usage(asked.input, spoken)}
+        if asked.verbose:
+            done |= {
+                "audio_ms": round(1000 * plan.heard_s(spoken.header, spoken.num_samples)),
+                "figures": _figures(request, spoken),
+            }
+        yield marks() + _event("speech.audio.done", **done)
 
 
-def _event(kind: str, **more: object) -> bytes:
+def _figures(request: Request, spoken: Speech) -> dict[str, object]:
+    """Write what the log will say of an utterance that has ended well."""
+    line = Figures().add(spoken).line()
+    line.pop("audio_s", None)  # As the model has made it, which is not always as it is heard.
+    return {"ttfa_ms": request.state.log.get("ttfa_ms"), **line, "worker": spoken.header.worker_id}
+
+
+def _ms_since(request: Request) -> float:
+    """Time since a request has come, in milliseconds."""
+    started: float = request.state.started
+    return round(1000 * (time.monotonic() - started), 1)
+
+
+def _event(kind: str, /, **more: object) -> bytes:
     return b"data: " + json.dumps({"type": kind, **more}, ensure_ascii=False).encode() + b"\n\n"
 
 

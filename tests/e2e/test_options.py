@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 
 import httpx
@@ -88,6 +89,54 @@ def test_events_hold_the_same_audio_as_a_body(stack):
         "type": "speech.audio.done",
         "usage": {"input_tokens": len(TEXT), "output_tokens": 6, "total_tokens": len(TEXT) + 6},
     }
+
+
+def test_verbose_events_tell_where_the_text_is_and_what_it_cost(stack):
+    text = "one two. three"
+    answer = stack.speak(input=text, response_format="pcm", stream_format="sse", verbose=True)
+    some = events(answer)
+    fields = ("kind", "text_start", "text_end", "start_ms", "end_ms")
+    marks = [tuple(event[field] for field in fields) for event in some if event["type"] == "speech.mark"]
+    pauses_ms = some[-1]["audio_ms"] - 300
+    assert marks == [
+        *(("segment", 0, 8, 0, None), ("segment", 0, 8, 0, 200)),
+        *(("segment", 9, 14, 200 + pauses_ms, None), ("segment", 9, 14, 200 + pauses_ms, 300 + pauses_ms)),
+    ]
+    audio = audio_of(some)
+    assert pauses_ms > 0
+    assert len(audio) / 2 == pytest.approx(24 * some[-1]["audio_ms"], abs=24)
+    done, line = some[-1], stack.gateway.line_of(answer.headers["x-request-id"])
+    assert done["type"] == "speech.audio.done"
+    assert done["usage"]["input_tokens"] == len(text)
+    told = ("ttfa_ms", "rtf", "queue_ms", "underruns", "batch", "worker")
+    assert done["figures"] == {name: line[name] for name in told}
+    assert done["figures"]["worker"] == "w0"
+
+
+@pytest.mark.parametrize("form", ["pcm", "mp3"])
+def test_marks_come_before_their_audio_and_in_time_as_it_is_heard(stack, form):
+    # The model goes to half its pace; the rest is stretched, so each word lasts 0.4 s.
+    body = {"input": "one two", "speed": 0.25, "response_format": form, "stream_format": "sse", "verbose": True}
+    some = events(stack.speak(**body))
+    begins, ends = (event for event in some if event["type"] == "speech.mark")
+    assert some[0] is begins
+    assert some[1]["type"] == "speech.audio.delta"
+    assert (begins["start_ms"], begins["end_ms"], ends["start_ms"], ends["end_ms"]) == (0, None, 0, 800)
+    assert some[-1]["audio_ms"] == 800
+
+
+def test_verbose_events_of_a_failure_midway_end_in_the_error(stack):
+    some = events(stack.speak(input="one two <fail>", stream_format="sse", verbose=True))
+    assert some[0]["type"] == "speech.mark"
+    assert some[-1]["type"] == "speech.audio.error"
+    assert "figures" not in some[-1]
+
+
+@pytest.mark.parametrize("more", [{}, {"stream_format": "sse"}, {"stream_format": "sse", "verbose": True}])
+def test_a_stream_says_in_its_headers_when_its_first_audio_was_there(stack, more):
+    answer = stack.speak(input="<delay=0.05> one", **more)
+    (dur,) = re.fullmatch(r"ttfa;dur=([\d.]+)", answer.headers["server-timing"]).groups()
+    assert 50 <= float(dur) <= stack.gateway.line_of(answer.headers["x-request-id"])["ttfa_ms"]
 
 
 def test_usage_counts_the_audio_that_is_heard(stack):

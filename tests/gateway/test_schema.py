@@ -86,6 +86,9 @@ def test_an_integer_is_a_speed():
         ({"input": "Hi.", "stream": "yes"}, "stream", ["yes", "boolean"]),
         ({"input": "Hi.", "stream_format": "ws"}, "stream_format", ["ws", "audio", "sse"]),
         ({"input": "Hi.", "stream_format": "sse", "stream": False}, "stream", ["false", "sse"]),
+        ({"input": "Hi.", "verbose": 1}, "verbose", ["1", "boolean"]),
+        ({"input": "Hi.", "verbose": True}, "verbose", ["true", "null", '"sse"']),
+        ({"input": "Hi.", "verbose": True, "stream_format": "audio"}, "verbose", ['"audio"', '"sse"']),
         ({"input": "Hi.", "sample_rate": "high"}, "sample_rate", ["high", "integer"]),
         ({"input": "Hi.", "language": "English, please"}, "language", ["English, please", "BCP 47", "pt-BR"]),
         ({"input": "Hi.", "instructions": "x" * 4097}, "instructions", ["at most 4096 characters"]),
@@ -111,7 +114,10 @@ json_values = st.recursive(
     max_leaves=8,
 )
 fields = st.sampled_from(
-    ["input", "model", "voice", "response_format", "format", "speed", "seed", "stream", "stream_format", "instructions"]
+    [
+        *("input", "model", "voice", "response_format", "format", "speed", "seed"),
+        *("stream", "stream_format", "verbose", "instructions"),
+    ]
 )
 
 
@@ -132,7 +138,7 @@ def test_no_bytes_whatever_are_anything_but_accepted_or_refused(body):
         assert error.form.status == 400
 
 
-@pytest.mark.parametrize("name", ["input", "stream", "stream_format"])
+@pytest.mark.parametrize("name", ["input", "stream", "stream_format", "verbose"])
 def test_a_session_has_no_fields_of_a_single_request(name):
     with pytest.raises(ApiError) as caught:
         parse_message(json.dumps({"type": "session.configure", name: "x"}))

@@ -33,6 +33,7 @@ from gateway.routes.models import audio_models, catalogue_models, get_model, lis
 from gateway.routes.speech import speech
 from gateway.routes.voices import OneVoice, Voices
 from gateway.routes.web import assets, page
+from gateway.routes.workers import list_workers
 from gateway.settings import Settings
 from gateway.voices import VoiceStore
 
@@ -49,6 +50,7 @@ ROUTES = [
     Route("/api/models", catalogue_models),
     Route("/api/models/{name:path}/load", load_model, methods=["POST"]),
     Route("/api/models/{name:path}/unload", unload_model, methods=["POST"]),
+    Route("/api/workers", list_workers),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
     Route("/metrics", metrics),

@@ -44,7 +44,7 @@ _LIMIT = re.compile(r"(requests|characters|streams)=(\d{1,9})", re.ASCII)
 _ACCEPTED = "NAME SHA256 [requests=N] [characters=N] [streams=N]"
 
 _NEEDS_KEY = re.compile(r"/(v1|api)(/.*)?", re.DOTALL)
-_DISCOVERY = re.compile(r"/v1/models(/.*)?|/v1/audio/(models|voices)/?|/api/models/?", re.DOTALL)
+_DISCOVERY = re.compile(r"/v1/models(/.*)?|/v1/audio/(models|voices)/?|/api/(models|workers)/?", re.DOTALL)
 
 log = structlog.get_logger(__name__)
 

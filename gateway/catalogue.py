@@ -205,7 +205,7 @@ class Catalogue:
             "download_bytes": listed.download_size(verdict.files) if listed and verdict and verdict.files else None,
             "revision": model.revision or None,
             "workers": {
-                link.status.worker_id: _standing(entry.workers.get(link.status.worker_id) if entry else None)
+                link.status.worker_id: standing(entry.workers.get(link.status.worker_id) if entry else None)
                 for link in self._fleet
                 if link.status
             },
@@ -218,7 +218,7 @@ class Catalogue:
         }
 
 
-def _standing(model: models_pb2.Model | None) -> dict[str, Any]:
+def standing(model: models_pb2.Model | None) -> dict[str, Any]:
     """How a model stands on a worker, as JSON."""
     if not model:
         return {"state": "absent"}

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from gateway.audio.encode import MEDIA_TYPES, rates_of
+from gateway.catalogue import STATES
 from gateway.errors import TABLE, ApiError
 from gateway.schema import FORMATS, MAX_ID_CHARS, SpeechRequest, VoiceForm
 from gateway.settings import Settings
@@ -86,10 +87,17 @@ def document(settings: Settings, version: str, options: Mapping[str, Schema]) ->
             "description": "Text to speech with OpenAI's API, streamed as it is made. Text can be streamed in, too, "
             "over the WebSocket `/v1/audio/speech/stream`, which OpenAPI has no words for: see `docs/live.md`.",
         },
-        "tags": [{"name": "speech"}, {"name": "voices"}, {"name": "models"}, {"name": "health"}],
+        "tags": [{"name": name} for name in ("speech", "voices", "models", "workers", "health")],
         "paths": _paths(settings, options),
         "components": {
-            "schemas": {"Error": ERROR, "Voice": VOICE, "CustomVoice": CUSTOM_VOICE, "Model": MODEL, "Listed": LISTED},
+            "schemas": {
+                "Error": ERROR,
+                "Voice": VOICE,
+                "CustomVoice": CUSTOM_VOICE,
+                "Model": MODEL,
+                "Listed": LISTED,
+                "Worker": WORKER,
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}},
         },
     }
@@ -275,13 +283,31 @@ def _paths(settings: Settings, options: Mapping[str, Schema]) -> Schema:
                 ),
             )
         },
+        "/api/workers": {
+            "get": _operation(
+                "workers",
+                "listWorkers",
+                "List workers",
+                "The workers as they stand, each with its models.",
+                answer=_json(
+                    _object(
+                        workers={
+                            "type": "array",
+                            "items": {"allOf": [_ref("Worker"), _object(models={"type": "array", "items": STANDING})]},
+                        },
+                        default_model=_STRING,
+                    )
+                ),
+                discovers=True,
+            )
+        },
         "/healthz": {
             "get": _operation(
                 "health",
                 "health",
                 "Whether the gateway lives",
                 "With each worker as it stands.",
-                answer=_json(_object(status=_const("ok"), workers={"type": "array", "items": {"type": "object"}})),
+                answer=_json(_object(status=_const("ok"), workers={"type": "array", "items": _ref("Worker")})),
             )
         },
         "/readyz": {
@@ -526,6 +552,38 @@ VOICE = _object(id=_STRING, name=_STRING, language=_MAYBE, gender=_MAYBE, model=
 CUSTOM_VOICE = _object(
     id=_STRING, object=_const("audio.voice"), type=_const("audio_sample"), name=_STRING, created_at={"type": "integer"}
 )
+
+STANDING: Schema = {
+    "type": "object",
+    "properties": {
+        "id": _STRING,
+        "state": {"enum": [*STATES.values(), "unknown"]},
+        "active": {"type": "integer", "description": "Utterances that it is speaking."},
+        "memory_bytes": {"type": ["integer", "null"], "description": "What it holds; null if it is not in memory."},
+        "downloaded_bytes": {"type": "integer"},
+        "download_bytes": {"type": "integer"},
+        "reason": {"type": "string", "description": "Why it has failed."},
+    },
+    "required": ["id", "state", "active", "memory_bytes"],
+}
+
+WORKER: Schema = {
+    "type": "object",
+    "properties": {
+        "address": _STRING,
+        "state": {"enum": ["up", "starting", "draining", "down"]},
+        "id": _STRING,
+        "device": _object(
+            id=_STRING, name=_STRING, memory_total_bytes={"type": "integer"}, memory_free_bytes={"type": "integer"}
+        ),
+        "engines": {"type": "array", "items": _STRING},
+        **{name: {"type": "integer"} for name in ("active", "queued", "capacity", "outstanding")},
+        "expected_wait_s": {"type": "number", "description": "How long one more would wait, in seconds."},
+        "build": _STRING,
+    },
+    "required": ["address", "state"],
+    "description": "Of a worker that is down nothing more than this is known.",
+}
 
 LISTED = _object(
     id=_STRING,

@@ -10,13 +10,14 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet, WorkerLink
+from gateway.fleet.link import Fleet
+from gateway.routes.workers import describe, state_of
 
 
 async def healthz(request: Request) -> Response:
     """`GET /healthz`: always 200 while the process lives, with each worker as it stands."""
     fleet: Fleet = request.app.state.fleet
-    return JSONResponse({"status": "ok", "workers": [_describe(link) for link in fleet]})
+    return JSONResponse({"status": "ok", "workers": [describe(link) for link in fleet]})
 
 
 async def readyz(request: Request) -> Response:
@@ -38,37 +39,5 @@ async def metrics(request: Request) -> Response:
     no text, key or caller.
     """
     state = request.app.state
-    text = state.metrics.text(Counter(map(_state, state.fleet)), len(state.sessions))
+    text = state.metrics.text(Counter(map(state_of, state.fleet)), len(state.sessions))
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _state(link: WorkerLink) -> str:
-    """How a worker stands, one of `gateway.metrics.WORKER_STATES`."""
-    if not link.status:
-        return "down"
-    return "draining" if link.status.draining else "starting" if link.status.starting else "up"
-
-
-def _describe(link: WorkerLink) -> dict[str, object]:
-    status = link.status
-    if not status:
-        return {"address": link.address, "state": _state(link)}
-    device = status.device
-    return {
-        "address": link.address,
-        "state": _state(link),
-        "id": status.worker_id,
-        "device": {
-            "id": device.id,
-            "name": device.name,
-            "memory_total_bytes": device.memory_total_bytes,
-            "memory_free_bytes": device.memory_free_bytes,
-        },
-        "engines": list(status.engines),
-        "active": status.active,
-        "queued": status.queued,
-        "capacity": status.capacity,
-        "expected_wait_s": round(status.expected_wait.ToTimedelta().total_seconds(), 3),
-        "outstanding": link.outstanding,
-        "build": status.build,
-    }

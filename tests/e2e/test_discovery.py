@@ -48,11 +48,57 @@ def test_the_console_learns_what_each_model_takes(start):
     assert (gifted["takes_instructions"], gifted["cloning"]) == (True, "audio")
 
 
+def test_every_worker_is_listed_with_its_models(start):
+    stack = start(workers=2)
+    answer = get(stack, "/api/workers")
+    assert answer["default_model"] == TONE
+    bare = [{name: value for name, value in each.items() if name != "models"} for each in answer["workers"]]
+    assert [each["id"] for each in bare] == ["w0", "w1"]
+    constant = ("address", "state", "id", "engines", "capacity", "build")
+    for each, told in zip(bare, stack.gateway.health()["workers"], strict=True):
+        assert each.keys() == told.keys()
+        assert {name: each[name] for name in constant} == {name: told[name] for name in constant}
+    for worker in answer["workers"]:
+        models = {model["id"]: model for model in worker["models"]}
+        assert models[TONE] == {"id": TONE, "state": "ready", "active": 0, "memory_bytes": models[TONE]["memory_bytes"]}
+        assert models[HIBARI] == {"id": HIBARI, "state": "cached", "active": 0, "memory_bytes": None}
+    stack.workers[0].end()
+    eventually(lambda: stack.gateway.up() == ["w1"], "the gateway sees that a worker has gone")
+    gone, _ = get(stack, "/api/workers")["workers"]
+    assert gone == {"address": stack.workers[0].address, "state": "down", "models": []}
+
+
+def test_a_model_that_is_speaking_is_active_on_its_worker(stack):
+    def active() -> int:
+        (worker,) = get(stack, "/api/workers")["workers"]
+        return next(model["active"] for model in worker["models"] if model["id"] == TONE)
+
+    with stack.stream(input="one <hold=workers> two"):
+        eventually(lambda: active() == 1, "the worker tells that it speaks")
+        (stack.signals / "workers").touch()
+
+
+def test_a_model_that_could_not_be_loaded_says_why(start, broken_engine):
+    stack = start(worker_settings=broken_engine, expect_ready=False)
+
+    def failed() -> list[dict]:
+        try:
+            workers = get(stack, "/api/workers")["workers"]
+        except httpx.HTTPError:
+            return []
+        return [model for worker in workers for model in worker["models"] if model["state"] == "failed"]
+
+    eventually(failed, "the worker tells that it failed")
+    (model,) = failed()
+    assert model["id"] == "tests/broken"
+    assert model["reason"]
+
+
 def test_the_lists_are_there_while_no_worker_is(start):
     stack = start()
     stack.worker.end()
     eventually(lambda: not stack.gateway.up(), "the gateway sees that the worker has gone")
-    for path in ("/v1/models", "/v1/audio/models", "/v1/audio/voices"):
+    for path in ("/v1/models", "/v1/audio/models", "/v1/audio/voices", "/api/workers"):
         get(stack, path)
 
 

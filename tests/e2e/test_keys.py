@@ -122,7 +122,11 @@ def test_the_api_needs_a_key(keyed, method, path):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
-    "path", ["/v1/models", "/v1/models/", f"/v1/models/{TONE}", "/v1/audio/models", "/v1/audio/voices", "/api/models"]
+    "path",
+    [
+        *("/v1/models", "/v1/models/", f"/v1/models/{TONE}", "/v1/audio/models", "/v1/audio/voices"),
+        *("/api/models", "/api/workers"),
+    ],
 )
 def test_lists_are_public_but_a_key_that_is_given_must_be_right(keyed, method, path):
     without, right = ask(keyed, method, path), ask(keyed, method, path, secret_of("ann"))
@@ -133,7 +137,7 @@ def test_lists_are_public_but_a_key_that_is_given_must_be_right(keyed, method, p
 
 def test_lists_need_a_key_where_they_are_not_public(gateway, keys_file):
     stack = gateway(SONORANT_API_KEYS_FILE=str(keys_file), SONORANT_PUBLIC_DISCOVERY="false")
-    for path in ("/v1/models", f"/v1/models/{TONE}", "/v1/audio/voices", "/api/models"):
+    for path in ("/v1/models", f"/v1/models/{TONE}", "/v1/audio/voices", "/api/models", "/api/workers"):
         assert ask(stack, "GET", path).status_code == 401
         assert ask(stack, "GET", path, secret_of("ann")).status_code == 200
     for path in ("/", "/healthz"):

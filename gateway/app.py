@@ -27,6 +27,7 @@ from gateway.requests import RequestLog
 from gateway.routes.docs import assets as docs_assets
 from gateway.routes.docs import openapi
 from gateway.routes.docs import page as docs_page
+from gateway.routes.encode import encode
 from gateway.routes.health import healthz, metrics, readyz
 from gateway.routes.live import Sessions, live, no_session
 from gateway.routes.models import audio_models, catalogue_models, get_model, list_models, load_model, unload_model
@@ -51,6 +52,7 @@ ROUTES = [
     Route("/api/models/{name:path}/load", load_model, methods=["POST"]),
     Route("/api/models/{name:path}/unload", unload_model, methods=["POST"]),
     Route("/api/workers", list_workers),
+    Route("/api/encode", encode, methods=["POST"]),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
     Route("/metrics", metrics),

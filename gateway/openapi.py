@@ -283,6 +283,25 @@ def _paths(settings: Settings, options: Mapping[str, Schema]) -> Schema:
                 ),
             )
         },
+        "/api/encode": {
+            "post": _operation(
+                "speech",
+                "encode",
+                "Encode a recording",
+                "Makes a whole file of what was heard of a stream, or of its part. A file that was broken off ends "
+                "where it was.",
+                answer={
+                    "description": "The file.",
+                    "headers": {"x-sonorant-sample-rate": _SPEECH_HEADERS["x-sonorant-sample-rate"]},
+                    "content": {media_type: {"schema": BINARY} for media_type in MEDIA_TYPES.values()},
+                },
+                body={"audio/wav": {"schema": {**BINARY, "description": "A WAV file of 16-bit mono PCM."}}},
+                parameters=[
+                    {**_query("format", {"type": "string", "enum": list(FORMATS)}, "Its format."), "required": True}
+                ],
+                reasons=("BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "STORAGE_FAILURE"),
+            )
+        },
         "/api/workers": {
             "get": _operation(
                 "workers",

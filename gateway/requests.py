@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import TypeVar
 
 import structlog
@@ -20,6 +20,9 @@ from gateway.settings import Settings
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+
+DRAIN_BYTES = 64 * 1024 * 1024
+"""How much of a body that is too large is read and thrown away, so that the client gets to read the answer."""
 
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -112,6 +115,39 @@ async def until_gone(request: Request, work: Awaitable[T]) -> T:
         for each in (task, gone):
             each.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def body_of(request: Request, most_bytes: int, refusal: ApiError) -> AsyncGenerator[bytes, None]:
+    """Read a body, piece by piece, and give no more of it than is accepted.
+
+    Args:
+        request: Whose body it is.
+        most_bytes: The most that is accepted.
+        refusal: What to raise over a body that is larger.
+
+    Raises:
+        ApiError: It is too large; the rest has been read and thrown away.
+    """
+    # The length is declared, or the body comes in chunks; the server has refused what is no number.
+    total, dropped = 0, 0
+    is_too_large = int(request.headers.get("content-length", "0")) > most_bytes
+    async for piece in request.stream():
+        total += len(piece)
+        is_too_large = is_too_large or total > most_bytes
+        if not is_too_large:
+            yield piece
+            continue
+        dropped += len(piece)
+        if dropped > DRAIN_BYTES:
+            break
+    if is_too_large:
+        raise refusal
+
+
+async def drain(body: AsyncGenerator[bytes, None]) -> None:
+    """Read a body to its end and throw it away."""
+    async for _ in body:
+        pass
 
 
 def same_origin(request: Request) -> None:

@@ -23,16 +23,13 @@ from gateway.errors import ApiError, ClientGone
 from gateway.fleet.link import Speech
 from gateway.metrics import Figures
 from gateway.plan import Plan
-from gateway.requests import until_gone
+from gateway.requests import body_of, until_gone
 from gateway.schema import SpeechRequest, parse_speech
 
 SSE_RATE_HZ = 24_000
 """Rate of audio in events, which clients take for granted."""
 
 EVENTS = "text/event-stream"
-
-DRAIN_BYTES = 64 * 1024 * 1024
-"""How much of a body that is too large is read and thrown away, so that the client gets to read the answer."""
 
 
 async def speech(request: Request) -> Response:
@@ -238,14 +235,5 @@ async def _body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if declared != "application/json" and not declared.endswith("+json"):
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"the content type is {declared!r}; send JSON, as 'application/json'")
-    body = bytearray()
-    total = 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total <= limit:
-            body += chunk
-        elif total > DRAIN_BYTES:
-            break
-    if total > limit:
-        raise ApiError("BODY_TOO_LARGE", f"the body has over {limit} bytes, the most that is accepted")
-    return bytes(body)
+    refusal = ApiError("BODY_TOO_LARGE", f"the body has over {limit} bytes, the most that is accepted")
+    return b"".join([piece async for piece in body_of(request, limit, refusal)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.audio.decode import decode
 from gateway.errors import ApiError
-from gateway.requests import same_origin, until_gone
-from gateway.routes.speech import DRAIN_BYTES
+from gateway.requests import body_of, drain, same_origin, until_gone
 from gateway.schema import VoiceForm, parse_voice
 from gateway.voices import CustomVoice
 
@@ -118,9 +116,14 @@ async def _form(request: Request) -> tuple[VoiceForm, bytes]:
         ApiError: It is no form, too large, or a field is wrong.
     """
     declared = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    body = _body(request)
+    refusal = ApiError(
+        "BODY_TOO_LARGE",
+        f"the body has over {MAX_FORM_BYTES} bytes; `audio_sample` may have {MAX_SAMPLE_BYTES}",
+        param="audio_sample",
+    )
+    body = body_of(request, MAX_FORM_BYTES, refusal)
     if declared != "multipart/form-data":
-        await _drain(body)
+        await drain(body)
         raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"the content type is {declared!r}; send 'multipart/form-data'")
     try:
         parser = MultiPartParser(
@@ -128,7 +131,7 @@ async def _form(request: Request) -> tuple[VoiceForm, bytes]:
         )
         form = await parser.parse()
     except MultiPartException as error:
-        await _drain(body)
+        await drain(body)
         raise ApiError("INVALID_REQUEST", f"the body must be a form with one file: {error.message}") from error
     try:
         return _fields(form), await _file(form)
@@ -161,31 +164,3 @@ async def _file(form: FormData) -> bytes:
             param="audio_sample",
         )
     return await sample.read()
-
-
-async def _body(request: Request) -> AsyncGenerator[bytes, None]:
-    """Read the body, piece by piece, and give no more of it than is accepted.
-
-    Raises:
-        ApiError: It is too large; the rest is read and thrown away, so that the client gets to read the answer.
-    """
-    # The length is declared, or the body comes in chunks; the server has refused what is no number.
-    total, declared = 0, int(request.headers.get("content-length", "0"))
-    async for piece in request.stream():
-        total += len(piece)
-        if max(total, declared) <= MAX_FORM_BYTES:
-            yield piece
-        elif total > DRAIN_BYTES:
-            break
-    if max(total, declared) > MAX_FORM_BYTES:
-        raise ApiError(
-            "BODY_TOO_LARGE",
-            f"the body has over {MAX_FORM_BYTES} bytes; `audio_sample` may have {MAX_SAMPLE_BYTES}",
-            param="audio_sample",
-        )
-
-
-async def _drain(body: AsyncGenerator[bytes, None]) -> None:
-    """Read a body to its end and throw it away."""
-    async for _ in body:
-        pass

@@ -103,6 +103,7 @@ def client_of(stack: Stack, secret: str, **more: object) -> openai.OpenAI:
         ("POST", "/v1/models"),
         ("POST", f"/api/models/{TONE}/load"),
         ("POST", f"/api/models/{TONE}/unload"),
+        ("POST", "/api/encode?format=mp3"),
     ],
 )
 def test_the_api_needs_a_key(keyed, method, path):

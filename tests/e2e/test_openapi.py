@@ -87,9 +87,12 @@ def test_thousands_of_requests_get_nothing_but_what_is_documented(start, tmp_pat
     stack = start(worker_settings={"SONORANT_ENGINES": "tone"}, SONORANT_MAX_INPUT_CHARS="300")
     # What a recording is, no JSON Schema can say: the files that are made up here are refused, rightly.
     (tmp_path / "schemathesis.toml").write_text(
-        "[[operations]]\n"
-        'include-operation-id = "createVoice"\n'
-        'checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "413"]\n'
+        "".join(
+            "[[operations]]\n"
+            f'include-operation-id = "{operation}"\n'
+            'checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "413"]\n'
+            for operation in ("createVoice", "encode")
+        )
     )
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{stack.url}/openapi.json"]

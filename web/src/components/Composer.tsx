@@ -1,0 +1,115 @@
+/** The text, how much it is, and the button that has it said. */
+
+import { useRef, useState } from "preact/hooks";
+import { announce } from "../store/announce";
+import { estimate, numChars, text } from "../store/draft";
+import { speak, stop, take } from "../store/speech";
+import { durationText, readable } from "../store/text";
+import { Icon } from "./ui/Icon";
+import "./Composer.css";
+
+/** Most characters that a request takes, unless the server says otherwise. */
+const LARGE_TEXT_CHARS = 32_768;
+
+export function Composer() {
+  const area = useRef<HTMLTextAreaElement>(null);
+  const picker = useRef<HTMLInputElement>(null);
+  const [isOver, setIsOver] = useState(false);
+  const [complaint, setComplaint] = useState("");
+  const state = take.value?.state.value;
+  const isBusy = state !== undefined && !["done", "stopped", "failed"].includes(state);
+
+  const open = async (file: File | undefined) => {
+    if (!file) return;
+    try {
+      text.value = readable(file.name, await file.text());
+      setComplaint("");
+      announce(`${file.name} has been opened.`);
+    } catch (error) {
+      setComplaint(error instanceof Error ? error.message : String(error));
+    }
+  };
+  const drop = (event: DragEvent) => {
+    setIsOver(false);
+    if (!event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    void open(event.dataTransfer.files[0]);
+  };
+  return (
+    <section
+      class={isOver ? "composer card over" : "composer card"}
+      aria-label="Text"
+      onDragOver={(event) => {
+        event.preventDefault();
+        setIsOver(true);
+      }}
+      onDragLeave={() => setIsOver(false)}
+      onDrop={drop}
+    >
+      <label class="visually-hidden" for="text">
+        Text to speak
+      </label>
+      <textarea
+        id="text"
+        ref={area}
+        rows={7}
+        spellcheck
+        placeholder="Type or paste a text, or drop a .txt, .md or .html file here."
+        aria-describedby="text-figures"
+        value={text.value}
+        onInput={(event) => {
+          text.value = event.currentTarget.value;
+        }}
+      />
+      <div class="composer-foot">
+        <p id="text-figures" class="muted small-text numbers">
+          {numChars.value.toLocaleString("en")} characters
+          {numChars.value > 0 && ` · about ${durationText(estimate.value)}`}
+        </p>
+        <input
+          ref={picker}
+          type="file"
+          hidden
+          accept=".txt,.md,.markdown,.html,.htm,.xhtml,text/plain,text/markdown,text/html"
+          onChange={(event) => {
+            void open(event.currentTarget.files?.[0]);
+            event.currentTarget.value = "";
+          }}
+        />
+        <button type="button" class="quiet small" onClick={() => picker.current!.click()}>
+          <Icon name="file" /> Open a file
+        </button>
+        <button
+          type="button"
+          class="quiet small"
+          disabled={!text.value}
+          onClick={() => {
+            text.value = "";
+            area.current!.focus();
+          }}
+        >
+          Clear
+        </button>
+        <div class="row push composer-actions">
+          <button type="button" disabled={!isBusy} onClick={stop}>
+            <Icon name="stop" /> Stop <kbd>Esc</kbd>
+          </button>
+          <button type="button" class="primary" disabled={!text.value.trim()} onClick={() => void speak()}>
+            <Icon name="play" /> Speak <kbd>Ctrl ↵</kbd>
+          </button>
+        </div>
+      </div>
+      {complaint && (
+        <p class="composer-complaint" role="alert">
+          {complaint}
+        </p>
+      )}
+      {numChars.value > LARGE_TEXT_CHARS && (
+        <p class="composer-complaint">
+          A request takes {LARGE_TEXT_CHARS.toLocaleString("en")} characters unless the operator allows more.
+          Place the cursor and press Ctrl+Shift+Enter to begin elsewhere.
+        </p>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,157 @@
+/** What was said before in this browser: hear it again, take it up again, keep it as a file. */
+
+import { useMemo, useState } from "preact/hooks";
+import { SAMPLE_RATE_HZ } from "../services/api/speech";
+import { Clip } from "../services/player/clip";
+import { restore } from "../store/draft";
+import { entries, forget, forgetAll, type Saved, trouble } from "../store/history";
+import { go } from "../store/route";
+import { pause, play, playback, resume, seekTo } from "../store/speech";
+import { durationText } from "../store/text";
+import { Download } from "./Download";
+import { FiguresList } from "./FiguresStrip";
+import { SearchField } from "./ModelList";
+import { Snippets } from "./Snippets";
+import { Transcript } from "./Transcript";
+import { Chip } from "./ui/Chip";
+import { Icon } from "./ui/Icon";
+import { Notice } from "./ui/Notice";
+import { Waveform } from "./Waveform";
+import "./HistoryScreen.css";
+
+export function HistoryScreen() {
+  const [typed, setTyped] = useState("");
+  const [isSure, setIsSure] = useState(false);
+  const [openId, setOpenId] = useState("");
+  const all = entries.value;
+  const wanted = typed.trim().toLowerCase();
+  const shown = (all ?? []).filter(({ spec }) =>
+    `${spec.input} ${spec.model} ${spec.voice}`.toLowerCase().includes(wanted),
+  );
+  return (
+    <>
+      <header class="screen-head">
+        <h1>History</h1>
+        {all !== null && all.length > 0 && (
+          <button
+            type="button"
+            class="small danger push"
+            onBlur={() => setIsSure(false)}
+            onClick={() => {
+              if (isSure) void forgetAll();
+              setIsSure(!isSure);
+            }}
+          >
+            <Icon name="trash" /> {isSure ? "Delete all of it: sure?" : "Delete all"}
+          </button>
+        )}
+        <p>Kept in this browser only, the last 200 takes.</p>
+      </header>
+      {trouble.value && <Notice tone="warn" title={trouble.value} />}
+      {all !== null && all.length > 3 && (
+        <SearchField label="Search the history" value={typed} onInput={setTyped} />
+      )}
+      <ol class="history">
+        {shown.map((saved) => (
+          <Entry
+            key={saved.id}
+            saved={saved}
+            isOpen={saved.id === openId}
+            onToggle={() => setOpenId(saved.id === openId ? "" : saved.id)}
+          />
+        ))}
+      </ol>
+      {all !== null && !all.length && (
+        <div class="empty">
+          <Icon name="again" />
+          <p>Nothing has been said yet.</p>
+          <a href="#/speak">Say something</a>
+        </div>
+      )}
+      {all !== null && all.length > 0 && !shown.length && <p class="muted">Nothing fits that.</p>}
+    </>
+  );
+}
+
+interface EntryProps {
+  saved: Saved;
+  isOpen: boolean;
+  onToggle: () => void;
+}
+
+function Entry({ saved, isOpen, onToggle }: EntryProps) {
+  const clip = useMemo(() => Clip.of(saved.samples, saved.sampleRateHz), [saved]);
+  const now = playback.value;
+  const isMine = now.clip === clip;
+  const isPlaying = isMine && now.state === "playing";
+  const positionS = isMine ? now.position / SAMPLE_RATE_HZ : 0;
+  const { spec } = saved;
+  const toggle = () => {
+    if (isPlaying) pause();
+    else if (isMine && now.state === "paused") resume();
+    else play(clip);
+  };
+  const seek = (seconds: number) =>
+    isMine ? seekTo(seconds) : play(clip, Math.round(seconds * SAMPLE_RATE_HZ));
+  return (
+    <li class="history-entry card" data-id={saved.id}>
+      <div class="history-head">
+        <button
+          type="button"
+          class="icon"
+          aria-label={isPlaying ? "Pause" : `Play: ${spec.input.slice(0, 60)}`}
+          onClick={toggle}
+        >
+          <Icon name={isPlaying ? "pause" : "play"} />
+        </button>
+        <button type="button" class="history-title" aria-expanded={isOpen} onClick={onToggle}>
+          <span class="ellipsis">{spec.input}</span>
+          <span class="muted small-text numbers ellipsis">
+            {[
+              spec.voice,
+              spec.model,
+              durationText(saved.durationS),
+              new Date(saved.createdAt).toLocaleString(),
+            ]
+              .filter(Boolean)
+              .join(" · ")}
+          </span>
+        </button>
+        {saved.outcome === "failed" && <Chip tone="bad">Broken off</Chip>}
+        {saved.outcome === "stopped" && <Chip>Stopped</Chip>}
+        <Icon name="chevron" />
+      </div>
+      {isOpen && (
+        <div class="history-body">
+          <Waveform clip={clip} positionS={positionS} label="Position in the speech" onSeek={seek} />
+          <Transcript
+            text={spec.input}
+            marks={saved.marks}
+            positionMs={1000 * positionS}
+            language={spec.language}
+            onSeek={seek}
+          />
+          {saved.reason && <p class="muted small-text">{saved.reason}</p>}
+          <FiguresList figures={saved.figures} durationS={saved.durationS} />
+          <div class="row">
+            <Download samples={() => saved.samples} name={spec.voice || "speech"} />
+            <Snippets spec={spec} />
+            <button
+              type="button"
+              class="quiet small"
+              onClick={() => {
+                restore(spec);
+                go("speak");
+              }}
+            >
+              <Icon name="edit" /> Take up again
+            </button>
+            <button type="button" class="quiet small danger push" onClick={() => void forget(saved.id)}>
+              <Icon name="trash" /> Delete
+            </button>
+          </div>
+        </div>
+      )}
+    </li>
+  );
+}

@@ -1,0 +1,123 @@
+/** A take while it is made and after: how it stands, its sound, its text and its figures. */
+
+import { SAMPLE_RATE_HZ } from "../services/api/speech";
+import { text } from "../store/draft";
+import { pause, play, playback, resume, seekTo, speak, speakSpec } from "../store/speech";
+import type { Take } from "../store/take";
+import { durationText, estimateS } from "../store/text";
+import { Download } from "./Download";
+import { FailureNotice } from "./FailureNotice";
+import { FiguresStrip } from "./FiguresStrip";
+import { Snippets } from "./Snippets";
+import { Transcript } from "./Transcript";
+import { Icon } from "./ui/Icon";
+import { useClip } from "./useClip";
+import { TakeStateChip, Waiting } from "./Waiting";
+import { Waveform } from "./Waveform";
+import "./Stage.css";
+
+export function Stage({ take }: { take: Take }) {
+  useClip(take.clip);
+  const state = take.state.value;
+  const now = playback.value;
+  const isMine = now.clip === take.clip;
+  const isPlaying = isMine && now.state === "playing";
+  const positionS = isMine ? now.position / SAMPLE_RATE_HZ : 0;
+  const hasAudio = take.clip.length > 0;
+  const { spec } = take;
+  const seek = (seconds: number) =>
+    isMine ? seekTo(seconds) : play(take.clip, Math.round(seconds * SAMPLE_RATE_HZ));
+  const toggle = () => {
+    if (isPlaying) pause();
+    else if (isMine && now.state === "paused") resume();
+    else play(take.clip, isMine && positionS < take.clip.durationS - 0.05 ? now.position : 0);
+  };
+  return (
+    <section
+      class="stage card"
+      aria-label="Speech"
+      data-state={state}
+      data-playback={isMine ? now.state : "idle"}
+    >
+      <header class="row">
+        <button
+          type="button"
+          class="stage-play icon"
+          aria-label={isPlaying ? "Pause" : "Play"}
+          disabled={!hasAudio}
+          onClick={toggle}
+        >
+          <Icon name={isPlaying ? "pause" : "play"} />
+        </button>
+        <div class="stage-title">
+          <p class="ellipsis">
+            <strong>{take.spoken.value.voice || spec.voice || "default voice"}</strong>{" "}
+            <span class="muted">{take.spoken.value.model || spec.model}</span>
+          </p>
+          <p class="muted small-text numbers">
+            {durationText(positionS)} of {durationText(take.clip.durationS)}
+            {!take.clip.isComplete && hasAudio && " so far"}
+          </p>
+        </div>
+        <span class="push">
+          <TakeStateChip take={take} isPlaying={isPlaying} />
+        </span>
+      </header>
+      {hasAudio ? (
+        <Waveform
+          clip={take.clip}
+          positionS={positionS}
+          expectedS={estimateS(spec.input, spec.speed)}
+          label="Position in the speech"
+          onSeek={seek}
+        />
+      ) : (
+        <Waiting take={take} />
+      )}
+      {take.failure.value && state === "failed" && (
+        <FailureNotice
+          failure={take.failure.value}
+          keptS={take.clip.durationS}
+          onRetry={() => void speakSpec({ ...spec, input: spec.input })}
+        />
+      )}
+      {take.spoken.value.ignored && (
+        <p class="muted small-text">The model takes no notice of: {take.spoken.value.ignored}.</p>
+      )}
+      {hasAudio && (
+        <Transcript
+          text={spec.input}
+          marks={take.marks.value}
+          positionMs={1000 * positionS}
+          language={spec.language}
+          onSeek={seek}
+          onSpeakFrom={(offset) => void speak(spec.input.slice(offset))}
+        />
+      )}
+      <FiguresStrip take={take} bufferedS={isMine ? now.bufferedS : 0} />
+      {hasAudio && (
+        <footer class="row">
+          <Download
+            samples={() => take.clip.samples}
+            name={take.spoken.value.voice || "speech"}
+            isPartial={!take.clip.isComplete}
+          />
+          <span class="push">
+            <Snippets spec={spec} />
+          </span>
+          {text.value !== spec.input && (
+            <button
+              type="button"
+              class="quiet small"
+              onClick={() => {
+                text.value = spec.input;
+              }}
+            >
+              <Icon name="edit" /> Back to this text
+            </button>
+          )}
+        </footer>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,45 @@
+/** A dialog over the page: the browser's own, which keeps the focus inside and gives it back. */
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useId, useRef } from "preact/hooks";
+import { Icon } from "./Icon";
+import "./Modal.css";
+
+interface Props {
+  title: string;
+  onClose: () => void;
+  children: ComponentChildren;
+  isWide?: boolean;
+}
+
+export function Modal({ title, onClose, children, isWide = false }: Props) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const id = useId();
+  useEffect(() => {
+    const opener = document.activeElement;
+    dialog.current!.showModal();
+    return () => {
+      if (opener instanceof HTMLElement) opener.focus();
+    };
+  }, []);
+  return (
+    // biome-ignore lint/a11y/useKeyWithClickEvents: a click beside it is a second way; Escape is the keyboard's.
+    <dialog
+      ref={dialog}
+      class={isWide ? "modal wide" : "modal"}
+      aria-labelledby={id}
+      onClose={onClose}
+      onClick={(event) => event.target === dialog.current && onClose()}
+    >
+      <div class="modal-body">
+        <header class="row">
+          <h2 id={id}>{title}</h2>
+          <button type="button" class="quiet icon push" aria-label="Close" onClick={onClose}>
+            <Icon name="close" />
+          </button>
+        </header>
+        {children}
+      </div>
+    </dialog>
+  );
+}

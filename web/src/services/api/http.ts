@@ -1,0 +1,79 @@
+/** Requests to the server that this page came from: the key on the way out, failures as one kind of error on the way in. */
+
+/** What the server, or the way to it, has refused. */
+export class ApiFailure extends Error {
+  constructor(
+    message: string,
+    /** HTTP status; 0 where there was no answer, or the answer broke off. */
+    readonly status: number,
+    /** The server's word for it, such as `voice_not_found`; `unreachable` and `cut` are this page's own. */
+    readonly code: string,
+    /** The field at fault, if one is. */
+    readonly param: string | null = null,
+    /** When another try may succeed, in seconds. */
+    readonly retryAfterS: number | null = null,
+  ) {
+    super(message);
+    this.name = "ApiFailure";
+  }
+}
+
+export interface ErrorBody {
+  error: { message: string; type: string; param: string | null; code: string | null };
+}
+
+/** The API key that requests carry; empty for none. */
+export const credentials = { key: "" };
+
+/**
+ * Asks the server.
+ *
+ * @throws ApiFailure if it cannot be reached or refuses; AbortError if the signal says so.
+ */
+export async function request(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  if (credentials.key) headers.set("authorization", `Bearer ${credentials.key}`);
+  let answer: Response;
+  try {
+    answer = await fetch(path, { ...init, headers });
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiFailure("The server cannot be reached.", 0, "unreachable");
+  }
+  if (!answer.ok) throw await failureOf(answer);
+  return answer;
+}
+
+/** As `request`, and reads the JSON. */
+export async function json<T>(path: string, init: RequestInit = {}): Promise<T> {
+  return (await request(path, init)).json();
+}
+
+export function isAbort(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/** Writes an error object of the server as a failure. */
+export function failureFrom(body: ErrorBody, status: number, retryAfterS: number | null = null): ApiFailure {
+  const { message, code, param } = body.error;
+  return new ApiFailure(message, status, code ?? "unknown", param, retryAfterS);
+}
+
+async function failureOf(answer: Response): Promise<ApiFailure> {
+  const inMs = Number(answer.headers.get("retry-after-ms"));
+  const inS = Number(answer.headers.get("retry-after"));
+  const retryAfterS = inMs ? inMs / 1000 : inS || null;
+  try {
+    return failureFrom(await answer.json(), answer.status, retryAfterS);
+  } catch {
+    // A proxy in between has other words for it.
+    const text = answer.statusText ? ` (${answer.statusText})` : "";
+    return new ApiFailure(
+      `The server answered ${answer.status}${text}.`,
+      answer.status,
+      "unknown",
+      null,
+      retryAfterS,
+    );
+  }
+}

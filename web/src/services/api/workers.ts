@@ -1,0 +1,35 @@
+/** The workers, as the gateway sees them. */
+
+import { json } from "./http";
+import type { ModelState } from "./models";
+
+export interface Worker {
+  address: string;
+  state: "up" | "starting" | "draining" | "down";
+  id?: string;
+  device?: { id: string; name: string; memory_total_bytes: number; memory_free_bytes: number };
+  engines?: string[];
+  active?: number;
+  queued?: number;
+  capacity?: number;
+  expected_wait_s?: number;
+  outstanding?: number;
+  build?: string;
+  models?: {
+    id: string;
+    state: ModelState;
+    active: number;
+    memory_bytes: number | null;
+    reason?: string | null;
+  }[];
+}
+
+export interface Workers {
+  workers: Worker[];
+  default_model: string;
+}
+
+/** @throws ApiFailure */
+export function listWorkers(): Promise<Workers> {
+  return json("/api/workers");
+}

@@ -1,0 +1,140 @@
+/** Models and voices, and how they stand on the workers. */
+
+import { computed, signal } from "@preact/signals";
+import { ApiFailure, isAbort } from "../services/api/http";
+import {
+  type Listing,
+  type LoadProgress,
+  listCustomVoices,
+  listModels,
+  loadModel,
+  type Model,
+  type ModelState,
+  unloadModel,
+  type Voice,
+} from "../services/api/models";
+import { listWorkers, type Workers } from "../services/api/workers";
+import { announce } from "./announce";
+
+export const listing = signal<Listing | null>(null);
+export const fleet = signal<Workers | null>(null);
+export const customVoices = signal<Voice[]>([]);
+/** Why the last try to learn of them failed; null if it did not. */
+export const trouble = signal<ApiFailure | null>(null);
+/** What the list of the Hub is searched for. */
+export const search = signal("");
+/** Loads that this page has asked for, by model. */
+export const loads = signal<Record<string, { progress: LoadProgress | null; failure: ApiFailure | null }>>(
+  {},
+);
+
+/** All models, those of the workers first. */
+export const models = computed<Model[]>(() => {
+  const found = listing.value;
+  if (!found) return [];
+  return [...found.local, ...found.models].sort((a, b) => rank(b) - rank(a));
+});
+
+export const defaultModel = computed(() => fleet.value?.default_model ?? "");
+
+/** Whether some worker takes calls; null while that is not known. */
+export const hasWorker = computed(() => fleet.value?.workers.some((worker) => worker.state === "up") ?? null);
+
+const ORDER: ModelState[] = ["absent", "unknown", "failed", "cached", "downloading", "loading", "ready"];
+
+/** How a model stands where it stands best. */
+export function stateOf(model: Model): ModelState {
+  return Object.values(model.workers).reduce<ModelState>(
+    (best, { state }) => (ORDER.indexOf(state) > ORDER.indexOf(best) ? state : best),
+    "absent",
+  );
+}
+
+/** Memory that it holds, over all workers, in bytes. */
+export function memoryOf(model: Model): number {
+  return Object.values(model.workers).reduce((sum, each) => sum + (each.memory_bytes ?? 0), 0);
+}
+
+export function modelOf(id: string): Model | undefined {
+  return models.value.find((model) => model.id === id);
+}
+
+/** The voices that a model can speak with: its own, then the caller's, if it imitates. */
+export function voicesOf(model: Model | undefined): Voice[] {
+  if (!model) return [];
+  return model.cloning ? [...model.voices, ...customVoices.value] : model.voices;
+}
+
+function rank(model: Model): number {
+  return (model.servable ? 10 : 0) + ORDER.indexOf(stateOf(model));
+}
+
+let asking: AbortController | null = null;
+
+/** Asks the server for all of it. */
+export async function refresh(): Promise<void> {
+  asking?.abort();
+  const mine = new AbortController();
+  asking = mine;
+  try {
+    const [found, workers] = await Promise.all([listModels(search.peek(), mine.signal), listWorkers()]);
+    if (asking !== mine) return;
+    listing.value = found;
+    fleet.value = workers;
+    trouble.value = null;
+  } catch (error) {
+    if (isAbort(error) || asking !== mine) return;
+    trouble.value = error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown");
+    if (trouble.value.code === "unreachable") fleet.value = null;
+  }
+}
+
+/** Asks for the caller's own voices; without a key, or without any, there are none. */
+export async function refreshVoices(): Promise<void> {
+  customVoices.value = await listCustomVoices().catch(() => []);
+}
+
+/** Loads a model, and says how far it is. */
+export async function load(id: string): Promise<void> {
+  const note = (progress: LoadProgress | null, failure: ApiFailure | null) => {
+    loads.value = { ...loads.peek(), [id]: { progress, failure } };
+  };
+  note(null, null);
+  announce(`Loading ${id}.`);
+  try {
+    for await (const progress of loadModel(id, new AbortController().signal)) note(progress, null);
+    announce(`${id} is ready.`);
+    const { [id]: _, ...others } = loads.peek();
+    loads.value = others;
+  } catch (error) {
+    note(null, error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown"));
+    announce(`${id} could not be loaded.`);
+  }
+  await refresh();
+}
+
+/** Takes a model out of memory. */
+export async function unload(id: string): Promise<void> {
+  try {
+    await unloadModel(id);
+    announce(`${id} has left memory.`);
+  } catch (error) {
+    const failure = error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown");
+    loads.value = { ...loads.peek(), [id]: { progress: null, failure } };
+  }
+  await refresh();
+}
+
+const PERIOD_MS = 3000;
+
+/** Keeps what is shown true, as long as somebody looks. */
+export function watch(): void {
+  void refresh();
+  void refreshVoices();
+  setInterval(() => {
+    if (document.visibilityState === "visible") void refresh();
+  }, PERIOD_MS);
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible") void refresh();
+  });
+}

@@ -1,0 +1,26 @@
+/** Which screen is shown: the part of the address behind `#/`. */
+
+import { signal } from "@preact/signals";
+
+export const SCREENS = ["speak", "compare", "history", "models", "status"] as const;
+export type Screen = (typeof SCREENS)[number];
+
+function shown(): Screen {
+  const name = location.hash.replace(/^#\//, "");
+  return SCREENS.find((screen) => screen === name) ?? "speak";
+}
+
+export const screen = signal<Screen>(shown());
+
+/** The address of a screen. */
+export function hrefOf(name: Screen): string {
+  return `#/${name}`;
+}
+
+export function go(name: Screen): void {
+  location.hash = hrefOf(name);
+}
+
+addEventListener("hashchange", () => {
+  screen.value = shown();
+});

@@ -1,0 +1,102 @@
+/** What is being said now, and played: the take of the speak screen, and the one player of the page. */
+
+import { signal } from "@preact/signals";
+import { SAMPLE_RATE_HZ, type SpeechSpec } from "../services/api/speech";
+import type { Clip } from "../services/player/clip";
+import { type Playback, Player } from "../services/player/player";
+import { announce } from "./announce";
+import { modelOf, stateOf } from "./catalogue";
+import * as draft from "./draft";
+import { save } from "./history";
+import { Take, type TakeOptions } from "./take";
+
+const player = new Player(SAMPLE_RATE_HZ);
+
+/** The take of the speak screen; null before the first. */
+export const take = signal<Take | null>(null);
+export const playback = signal<Playback>(player.playback);
+
+/** The take whose clip is played, whatever screen it is of. */
+let played: Take | null = null;
+
+player.onChange = (now) => {
+  playback.value = now;
+  if (!played || played.clip !== now.clip) return;
+  const { clientTtfaMs, underruns } = played.figures.peek();
+  if (now.firstAudibleMs !== null && clientTtfaMs === null && !played.isOver) {
+    played.measure({ clientTtfaMs: now.firstAudibleMs - played.askedMs });
+  }
+  if (now.underruns > underruns) played.measure({ underruns: now.underruns });
+};
+
+/** Gets the loudspeaker ready; call it within what the user does first. */
+export function prepare(): void {
+  void player.prepare();
+}
+
+/** A take that loads its model first, if no worker has it in memory. */
+export function takeOf(spec: SpeechSpec, options: TakeOptions = {}): Take {
+  const model = modelOf(spec.model);
+  return new Take(spec, { loadsFirst: model !== undefined && stateOf(model) !== "ready", ...options });
+}
+
+/** Plays a take as it comes. */
+export function listen(to: Take): void {
+  played = to;
+  player.play(to.clip);
+}
+
+/** Plays a clip from a place in it, in samples. */
+export function play(clip: Clip, from = 0): void {
+  if (played?.clip !== clip) played = null;
+  player.play(clip, from);
+}
+
+/** Says the draft, or a part of it. */
+export async function speak(input: string = draft.text.peek()): Promise<void> {
+  if (!input.trim()) return;
+  performance.mark("sonorant:asked");
+  await speakSpec(draft.spec(input));
+}
+
+/** Says something on the speak screen. */
+export async function speakSpec(spec: SpeechSpec): Promise<void> {
+  stop();
+  const mine = takeOf(spec);
+  take.value = mine;
+  listen(mine);
+  announce("Waiting for the first audio.");
+  const stopAnnouncing = mine.state.subscribe((state) => {
+    if (state === "streaming") announce("Playing.");
+    if (state === "loading") announce("Loading the model.");
+    if (state === "queued") announce("The server is busy; trying again soon.");
+  });
+  await mine.run();
+  stopAnnouncing();
+  if (mine.state.peek() === "failed") announce(`Failed: ${mine.failure.peek()?.message}`);
+  else if (mine.state.peek() === "done") announce(`${mine.clip.durationS.toFixed(1)} seconds have come.`);
+  await save(mine);
+}
+
+/** Stops the sound and the work at the server. */
+export function stop(): void {
+  const current = take.peek();
+  if (current && !current.isOver) {
+    current.stop();
+    announce("Stopped.");
+  }
+  player.stop();
+}
+
+export function pause(): void {
+  player.pause();
+}
+
+export function resume(): void {
+  player.resume();
+}
+
+/** Goes to a place in what is played, in seconds. */
+export function seekTo(seconds: number): void {
+  player.seek(Math.round(seconds * SAMPLE_RATE_HZ));
+}

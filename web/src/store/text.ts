@@ -1,0 +1,97 @@
+/** Text as it is counted, estimated and cut; pure functions. */
+
+/** Characters of speech a second; what the estimate of a duration goes by. */
+const CHARS_PER_S = 15;
+
+/** Number of Unicode code points, which is how the server counts. */
+export function countChars(text: string): number {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}
+
+/** How long a text takes to speak, about, in seconds. */
+export function estimateS(text: string, speed: number): number {
+  return countChars(text.trim()) / CHARS_PER_S / speed;
+}
+
+/** A duration for people: `4.2 s`, `1:05 min`. */
+export function durationText(seconds: number): string {
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
+}
+
+/** A number of bytes for people. */
+export function bytesText(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = bytes ? Math.min(Math.floor(Math.log10(bytes) / 3), 4) : 0;
+  return `${(bytes / 1000 ** power).toFixed(power > 1 ? 1 : 0)} ${units[power]}`;
+}
+
+/** The index in UTF-16, as JavaScript counts, of each code point of a text, and of its end. */
+export function unitOffsets(text: string): number[] {
+  const offsets = [];
+  let at = 0;
+  for (const char of text) {
+    offsets.push(at);
+    at += char.length;
+  }
+  return [...offsets, at];
+}
+
+/** A part of a text, in UTF-16 units. */
+export interface Span {
+  start: number;
+  end: number;
+}
+
+/** Cuts a text into sentences; white space goes with the sentence before it. */
+export function sentences(text: string, language = "en"): Span[] {
+  const locale = Intl.Segmenter.supportedLocalesOf([language]).length ? language : "en";
+  return Array.from(new Intl.Segmenter(locale, { granularity: "sentence" }).segment(text), (each) => ({
+    start: each.index,
+    end: each.index + each.segment.length,
+  }));
+}
+
+/**
+ * What a file has to say: plain text as it is, Markdown without its marks, and pages taken out of an EPUB (XHTML)
+ * without their tags.
+ *
+ * @throws Error naming the file, if it holds no text.
+ */
+export function readable(name: string, content: string): string {
+  if (content.includes("\0")) throw new Error(`${name} is no text file.`);
+  if (/\.x?html?$/i.test(name)) {
+    const page = new DOMParser().parseFromString(content, "text/html");
+    for (const hidden of page.querySelectorAll("script, style, head")) hidden.remove();
+    for (const block of page.querySelectorAll("p, div, li, br, h1, h2, h3, h4, h5, h6")) block.append("\n");
+    return tidy(page.body.textContent ?? "");
+  }
+  return tidy(/\.(md|markdown)$/i.test(name) ? withoutMarkdown(content) : content);
+}
+
+function withoutMarkdown(text: string): string {
+  return text
+    .replace(/^---\n[\s\S]*?\n---\n/, "") // Front matter.
+    .replace(/^(```|~~~)[\s\S]*?^\1[^\n]*$/gm, "")
+    .replace(/<!--[\s\S]*?-->/g, "")
+    .replace(/!\[([^\]]*)\]\([^)]*\)/g, "$1")
+    .replace(/\[([^\]]+)\](\([^)]*\)|\[[^\]]*\])/g, "$1")
+    .replace(/^\s{0,3}#{1,6}\s+(.*?)\s*#*$/gm, "$1\n")
+    .replace(/^\s{0,3}>\s?/gm, "")
+    .replace(/^\s*([-*+]|\d+[.)])\s+/gm, "")
+    .replace(/^\s*([-*_])(\s*\1){2,}\s*$/gm, "")
+    .replace(/(\*\*|__|~~)(?=\S)([\s\S]*?\S)\1/g, "$2")
+    .replace(/(^|[^\w*])[*_](?=\S)([^*_\n]*\S)[*_](?=$|[^\w*])/gm, "$1$2")
+    .replace(/`([^`\n]+)`/g, "$1");
+}
+
+function tidy(text: string): string {
+  return text
+    .replace(/\r\n?/g, "\n")
+    .replace(/[ \t]+\n/g, "\n")
+    .replace(/\n{3,}/g, "\n\n")
+    .trim();
+}

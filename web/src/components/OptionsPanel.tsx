@@ -98,6 +98,9 @@ export function PickerButton({ id, label, onClick, extra, children }: PickerButt
   );
 }
 
+/** Twice as fast is as far to the right as half as fast is to the left. */
+const PACES = { least: Math.log2(0.25), most: Math.log2(4) };
+
 function SpeedField() {
   const own = draft.model.value?.speeds;
   const speed = draft.speed.value;
@@ -106,7 +109,7 @@ function SpeedField() {
     <Field
       label={
         <>
-          Speed <span class="numbers">{speed.toFixed(2)}</span>
+          Speed <span class="numbers">{speed.toFixed(2)} ×</span>
         </>
       }
       hint={isStretched ? "Beyond the model's own range: stretched, at the same pitch." : undefined}
@@ -115,13 +118,20 @@ function SpeedField() {
         <input
           id={id}
           type="range"
-          min={0.25}
-          max={4}
-          step={0.05}
+          min={PACES.least}
+          max={PACES.most}
+          step="any"
           aria-describedby={describedBy}
-          value={speed}
+          aria-valuetext={`${speed.toFixed(2)} times`}
+          value={Math.log2(speed)}
           onInput={(event) => {
-            draft.speed.value = Number(event.currentTarget.value);
+            draft.speed.value = Math.round(20 * 2 ** Number(event.currentTarget.value)) / 20;
+          }}
+          onKeyDown={(event) => {
+            const step = { ArrowRight: 0.05, ArrowUp: 0.05, ArrowLeft: -0.05, ArrowDown: -0.05 }[event.key];
+            if (!step) return;
+            event.preventDefault();
+            draft.speed.value = Math.min(4, Math.max(0.25, Math.round(20 * (speed + step)) / 20));
           }}
           onDblClick={() => {
             draft.speed.value = 1;

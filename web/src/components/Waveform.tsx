@@ -90,6 +90,8 @@ export function Waveform({ clip, positionS, expectedS = 0, label, onSeek }: Prop
 function barsOf(clip: Clip, lengthS: number, count: number): string {
   const peaksPerS = clip.sampleRateHz / PEAK_SAMPLES;
   const perBar = (lengthS * peaksPerS) / count;
+  // Quiet speech shall have a shape too, but noise at the threshold of hearing none.
+  const loudest = clip.peaks.reduce((most, peak) => Math.max(most, peak), 0.2);
   let path = "";
   for (let bar = 0; bar < count; bar++) {
     const from = Math.floor(bar * perBar);
@@ -98,8 +100,7 @@ function barsOf(clip: Clip, lengthS: number, count: number): string {
     for (let i = from; i < Math.max(from + 1, (bar + 1) * perBar) && i < clip.peaks.length; i++) {
       peak = Math.max(peak, clip.peaks[i]!);
     }
-    // Loudness is heard by its logarithm; the root makes quiet parts visible.
-    const half = Math.max(1, 33 * Math.sqrt(peak));
+    const half = Math.max(1, 33 * (peak / loudest) ** 0.75);
     path += `M${bar * (BAR_PX + GAP_PX) + BAR_PX / 2} ${(36 - half).toFixed(1)}v${(2 * half).toFixed(1)}`;
   }
   return path;

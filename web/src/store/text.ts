@@ -17,7 +17,7 @@ export function estimateS(text: string, speed: number): number {
 
 /** A duration for people: `4.2 s`, `1:05 min`. */
 export function durationText(seconds: number): string {
-  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
 }
@@ -25,8 +25,9 @@ export function durationText(seconds: number): string {
 /** A number of bytes for people. */
 export function bytesText(bytes: number): string {
   const units = ["B", "kB", "MB", "GB", "TB"];
-  const power = bytes ? Math.min(Math.floor(Math.log10(bytes) / 3), 4) : 0;
-  return `${(bytes / 1000 ** power).toFixed(power > 1 ? 1 : 0)} ${units[power]}`;
+  const texts = units.map((_, power) => (bytes / 1000 ** power).toFixed(power > 1 ? 1 : 0));
+  const power = texts.findIndex((text, i) => Number(text) < 1000 || i === units.length - 1);
+  return `${texts[power]} ${units[power]}`;
 }
 
 /** The index in UTF-16, as JavaScript counts, of each code point of a text, and of its end. */
@@ -47,12 +48,21 @@ export interface Span {
 }
 
 /** Cuts a text into sentences; white space goes with the sentence before it. */
-export function sentences(text: string, language = "en"): Span[] {
-  const locale = Intl.Segmenter.supportedLocalesOf([language]).length ? language : "en";
-  return Array.from(new Intl.Segmenter(locale, { granularity: "sentence" }).segment(text), (each) => ({
+export function sentences(text: string, language = ""): Span[] {
+  const cutter = new Intl.Segmenter(knownLanguage(language), { granularity: "sentence" });
+  return Array.from(cutter.segment(text), (each) => ({
     start: each.index,
     end: each.index + each.segment.length,
   }));
+}
+
+/** The language, if it is one that this browser knows; else English. */
+function knownLanguage(language: string): string {
+  try {
+    return Intl.Segmenter.supportedLocalesOf(language)[0] ?? "en";
+  } catch {
+    return "en"; // What is typed need be no tag.
+  }
 }
 
 /**
@@ -69,7 +79,8 @@ export function readable(name: string, content: string): string {
     for (const block of page.querySelectorAll("p, div, li, br, h1, h2, h3, h4, h5, h6")) block.append("\n");
     return tidy(page.body.textContent ?? "");
   }
-  return tidy(/\.(md|markdown)$/i.test(name) ? withoutMarkdown(content) : content);
+  const text = tidy(content);
+  return /\.(md|markdown)$/i.test(name) ? tidy(withoutMarkdown(text)) : text;
 }
 
 function withoutMarkdown(text: string): string {
@@ -77,12 +88,14 @@ function withoutMarkdown(text: string): string {
     .replace(/^---\n[\s\S]*?\n---\n/, "") // Front matter.
     .replace(/^(```|~~~)[\s\S]*?^\1[^\n]*$/gm, "")
     .replace(/<!--[\s\S]*?-->/g, "")
-    .replace(/!\[([^\]]*)\]\([^)]*\)/g, "$1")
-    .replace(/\[([^\]]+)\](\([^)]*\)|\[[^\]]*\])/g, "$1")
-    .replace(/^\s{0,3}#{1,6}\s+(.*?)\s*#*$/gm, "$1\n")
-    .replace(/^\s{0,3}>\s?/gm, "")
-    .replace(/^\s*([-*+]|\d+[.)])\s+/gm, "")
-    .replace(/^\s*([-*_])(\s*\1){2,}\s*$/gm, "")
+    .replace(/^ {0,3}(>[ \t]?)+/gm, "")
+    .replace(/^ {0,3}\[[^\]]+\]:.*$/gm, "") // Where a link leads.
+    .replace(/!\[([^\]]*)\]\((?:[^()]|\([^()]*\))*\)/g, "$1")
+    .replace(/\[([^\]]+)\](\((?:[^()]|\([^()]*\))*\)|\[[^\]]*\])/g, "$1")
+    .replace(/^ {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*$/gm, "$1\n")
+    .replace(/^ {0,3}=+$/gm, "")
+    .replace(/^[ \t]*([-*_])([ \t]*\1){2,}$/gm, "")
+    .replace(/^[ \t]*([-*+]|\d+[.)])[ \t]+/gm, "")
     .replace(/(\*\*|__|~~)(?=\S)([\s\S]*?\S)\1/g, "$2")
     .replace(/(^|[^\w*])[*_](?=\S)([^*_\n]*\S)[*_](?=$|[^\w*])/gm, "$1$2")
     .replace(/`([^`\n]+)`/g, "$1");

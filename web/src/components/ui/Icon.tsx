@@ -2,7 +2,7 @@
 
 const PATHS = {
   play: "M8 5.5v13l11-6.5z",
-  pause: "M8.5 5.5v13M15.5 5.5v13",
+  pause: "M7 5.5h3.5v13H7zM13.5 5.5H17v13h-3.5z",
   stop: "M7 7h10v10H7z",
   check: "M5 12.5l4.5 4.5L19 7.5",
   close: "M6.5 6.5l11 11M17.5 6.5l-11 11",
@@ -27,7 +27,7 @@ const PATHS = {
 export type IconName = keyof typeof PATHS;
 
 export function Icon({ name }: { name: IconName }) {
-  const isSolid = name === "play" || name === "stop";
+  const isSolid = name === "play" || name === "pause" || name === "stop";
   return (
     <svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
       <path

@@ -33,7 +33,7 @@ from gateway.routes.live import Sessions, live, no_session
 from gateway.routes.models import audio_models, catalogue_models, get_model, list_models, load_model, unload_model
 from gateway.routes.speech import speech
 from gateway.routes.voices import OneVoice, Voices
-from gateway.routes.web import assets, page
+from gateway.routes.web import FOLDER, console
 from gateway.routes.workers import list_workers
 from gateway.settings import Settings
 from gateway.voices import VoiceStore
@@ -59,8 +59,7 @@ ROUTES = [
     Route("/openapi.json", openapi),
     Route("/docs", docs_page),
     docs_assets,
-    Route("/", page),
-    assets,
+    *console(FOLDER),
 ]
 
 EXPOSED_HEADERS = (

@@ -12,7 +12,7 @@ from starlette.routing import Mount
 
 from gateway.catalogue import Catalogue
 from gateway.openapi import document
-from gateway.routes.web import FOLDER, Assets, headers
+from gateway.routes.web import FOLDER, GZIP, Assets, headers
 
 
 def _swagger_ui() -> Path:
@@ -31,7 +31,7 @@ async def openapi(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """`GET /docs`: the same for people to read and try."""
-    return FileResponse(FOLDER / "docs.html", headers=headers(img="'self' data:", media="blob:"))
+    return FileResponse(FOLDER / "static" / "docs.html", headers=headers())
 
 
-assets = Mount("/docs/assets", Assets(directory=_swagger_ui()))
+assets = Mount("/docs/assets", Assets(_swagger_ui()), middleware=GZIP)

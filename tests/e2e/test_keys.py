@@ -146,7 +146,16 @@ def test_lists_need_a_key_where_they_are_not_public(gateway, keys_file):
 
 
 def test_what_is_not_the_api_asks_for_no_key(keyed):
-    for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/assets/nothing", "/v1nothing"):
+    for path in (
+        "/",
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/openapi.json",
+        "/assets/nothing",
+        "/static/docs.js",
+        "/v1nothing",
+    ):
         for secret in (None, WRONG, secret_of("ann")):
             assert ask(keyed, "GET", path, secret).status_code in (200, 404), path
 

@@ -8,9 +8,6 @@ import { durationText, readable } from "../store/text";
 import { Icon } from "./ui/Icon";
 import "./Composer.css";
 
-/** Most characters that a request takes, unless the server says otherwise. */
-const LARGE_TEXT_CHARS = 32_768;
-
 export function Composer() {
   const area = useRef<HTMLTextAreaElement>(null);
   const picker = useRef<HTMLInputElement>(null);
@@ -102,12 +99,6 @@ export function Composer() {
       {complaint && (
         <p class="composer-complaint" role="alert">
           {complaint}
-        </p>
-      )}
-      {numChars.value > LARGE_TEXT_CHARS && (
-        <p class="composer-complaint">
-          A request takes {LARGE_TEXT_CHARS.toLocaleString("en")} characters unless the operator allows more.
-          Place the cursor and press Ctrl+Shift+Enter to begin elsewhere.
         </p>
       )}
     </section>

@@ -23,7 +23,9 @@ interface Part extends Span {
 }
 
 export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakFrom }: Props) {
-  const parts = useMemo(() => partsOf(text, marks, language), [text, marks, language]);
+  const units = useMemo(() => unitOffsets(text), [text]);
+  const all = useMemo(() => sentences(text, language), [text, language]);
+  const parts = useMemo(() => partsOf(text, units, all, marks), [text, units, all, marks]);
   const now = parts.findLastIndex((part) => part.startMs !== null && part.startMs <= positionMs);
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
@@ -34,25 +36,27 @@ export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakF
     const isSeen = offsetTop >= scrollTop && offsetTop + offsetHeight <= scrollTop + clientHeight;
     if (!isSeen) box.current!.scrollTo({ top: offsetTop - clientHeight / 3, behavior: "smooth" });
   }, [now]);
-  const move = (event: KeyboardEvent) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (!step || !(event.target instanceof HTMLElement)) return;
-    const buttons = [...box.current!.querySelectorAll<HTMLElement>("[role=button]")];
-    const next = buttons[buttons.indexOf(event.target) + step];
-    if (next) event.preventDefault();
-    next?.focus();
+  const buttons = () => [...box.current!.querySelectorAll<HTMLElement>("[role=button]")];
+  const begin = (target: EventTarget | null) => {
+    const part = parts[buttons().indexOf(target as HTMLElement)];
+    if (!part) return;
+    if (part.startMs !== null) onSeek(part.startMs / 1000);
+    else onSpeakFrom?.(part.start);
   };
-  return (
-    // biome-ignore lint/a11y/useSemanticElements: a fieldset is for forms.
-    <div class="transcript" ref={box} role="group" aria-label="Text, by sentence" onKeyDown={move}>
-      {parts.map((part, i) => {
-        const { startMs } = part;
+  const onKeyDown = (event: KeyboardEvent) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (event.key === "Enter" || event.key === " ") begin(event.target);
+    else if (step) buttons()[buttons().indexOf(event.target as HTMLElement) + step]?.focus();
+    else return;
+    event.preventDefault();
+  };
+  const canSpeakFrom = onSpeakFrom !== undefined;
+  // A book has thousands of sentences, and the position changes 25 times a second.
+  const drawn = useMemo(
+    () =>
+      parts.map((part, i) => {
         const words = text.slice(part.start, part.end);
-        const begin = () => {
-          if (startMs !== null) onSeek(startMs / 1000);
-          else onSpeakFrom?.(part.start);
-        };
-        if (startMs === null && !onSpeakFrom) return <span key={part.start}>{words}</span>;
+        if (part.startMs === null && !canSpeakFrom) return <span key={part.start}>{words}</span>;
         return (
           // biome-ignore lint/a11y/useSemanticElements: a button cannot be broken over lines.
           <span
@@ -60,34 +64,37 @@ export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakF
             // One stop for the Tab key; the arrows go from sentence to sentence.
             tabIndex={i === Math.max(now, 0) ? 0 : -1}
             key={part.start}
-            class={startMs === null ? "part unspoken" : "part"}
+            class={part.startMs === null ? "part unspoken" : "part"}
             aria-current={i === now ? "true" : undefined}
-            title={startMs === null ? "Speak from here" : "Play from here"}
-            onClick={begin}
-            onKeyDown={(event) => {
-              if (event.key !== "Enter" && event.key !== " ") return;
-              event.preventDefault();
-              begin();
-            }}
+            title={part.startMs === null ? "Speak from here" : "Play from here"}
           >
             {words}
           </span>
         );
-      })}
+      }),
+    [text, parts, now, canSpeakFrom],
+  );
+  return (
+    // biome-ignore lint/a11y/useSemanticElements: a fieldset is for forms.
+    <div
+      class="transcript"
+      ref={box}
+      role="group"
+      aria-label="Text, by sentence"
+      onClick={(event) => begin(event.target)}
+      onKeyDown={onKeyDown}
+    >
+      {drawn}
     </div>
   );
 }
 
 /** The segments that have a moment, as the server cut them, then the sentences of the rest. */
-function partsOf(text: string, marks: Mark[], language: string): Part[] {
-  const units = unitOffsets(text);
+function partsOf(text: string, units: number[], all: Span[], marks: Mark[]): Part[] {
   const starts = marks.map((mark) => units[mark.text_start] ?? text.length);
-  const lastEnd = marks.length ? (units[marks[marks.length - 1]!.text_end] ?? text.length) : 0;
-  const rest = sentences(text.slice(lastEnd), language).map(
-    ({ start, end }): Part => ({ start: start + lastEnd, end: end + lastEnd, startMs: null }),
-  );
-  // White space behind the last one goes with it.
-  const restStart = rest.find((part) => text.slice(part.start, part.end).trim())?.start ?? text.length;
+  const lastEnd = marks.length ? (units[marks.at(-1)!.text_end] ?? text.length) : 0;
+  // White space behind the last segment goes with it.
+  const restStart = lastEnd + text.slice(lastEnd).search(/\S|$/);
   const spoken = marks.map(
     (mark, i): Part => ({
       start: i ? starts[i]! : 0,
@@ -95,5 +102,8 @@ function partsOf(text: string, marks: Mark[], language: string): Part[] {
       startMs: mark.start_ms,
     }),
   );
-  return [...spoken, ...rest.filter((part) => part.start >= restStart)];
+  const rest = all
+    .filter(({ end }) => end > restStart)
+    .map(({ start, end }): Part => ({ start: Math.max(start, restStart), end, startMs: null }));
+  return [...spoken, ...rest];
 }

@@ -32,8 +32,17 @@ export const loads = signal<Record<string, { progress: LoadProgress | null; fail
 export const models = computed<Model[]>(() => {
   const found = listing.value;
   if (!found) return [];
-  return [...found.local, ...found.models].sort((a, b) => rank(b) - rank(a));
+  return [...found.local, ...found.models].map(standingNow).sort((a, b) => rank(b) - rank(a));
 });
+
+/** The model, as the workers have it by now: they are asked more often than the list of models. */
+function standingNow(model: Model): Model {
+  const now = (fleet.value?.workers ?? []).flatMap(({ id, models = [] }) => {
+    const standing = models.find((each) => each.id === model.id);
+    return id && standing ? [[id, standing] as const] : [];
+  });
+  return now.length ? { ...model, workers: { ...model.workers, ...Object.fromEntries(now) } } : model;
+}
 
 export const defaultModel = computed(() => fleet.value?.default_model ?? "");
 
@@ -127,14 +136,35 @@ export async function unload(id: string): Promise<void> {
 
 const PERIOD_MS = 3000;
 
+/** How often the models are listed although nothing has changed on the workers: the Hub's list may have. */
+const LISTED_EVERY = 20;
+
+/** What there is of workers and models, in a form to be compared. */
+function outline(of: Workers | null): string {
+  const workers = of?.workers ?? [];
+  return JSON.stringify(
+    workers.map(({ id, state, models }) => [id, state, models?.map((each) => [each.id, each.state])]),
+  );
+}
+
+let looks = 0;
+
+/** Asks how the workers stand, and for the models only where that has changed: their list is long. */
+async function look(): Promise<void> {
+  looks += 1;
+  const workers = await listWorkers().catch(() => null);
+  const isNew = !workers || trouble.peek() || outline(workers) !== outline(fleet.peek());
+  if (workers) fleet.value = workers;
+  if (isNew || looks % LISTED_EVERY === 0) await refresh();
+}
+
 /** Keeps what is shown true, as long as somebody looks. */
 export function watch(): void {
   void refresh();
   void refreshVoices();
-  setInterval(() => {
-    if (document.visibilityState === "visible") void refresh();
-  }, PERIOD_MS);
-  document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible") void refresh();
-  });
+  const lookIfSeen = () => {
+    if (document.visibilityState === "visible") void look();
+  };
+  setInterval(lookIfSeen, PERIOD_MS);
+  document.addEventListener("visibilitychange", lookIfSeen);
 }

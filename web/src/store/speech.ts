@@ -1,6 +1,6 @@
 /** What is being said now, and played: the take of the speak screen, and the one player of the page. */
 
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { SAMPLE_RATE_HZ, type SpeechSpec } from "../services/api/speech";
 import type { Clip } from "../services/player/clip";
 import { type Playback, Player } from "../services/player/player";
@@ -34,10 +34,29 @@ export function prepare(): void {
   void player.prepare();
 }
 
+/** How much unheard sound there may be when the next piece of a long text is asked for, in seconds. */
+const NEAR_S = 60;
+
+/** Resolves when the end of a take's sound is near for whoever listens to it. */
+function isNear(to: Take): Promise<void> {
+  return new Promise((resolve) => {
+    const stopWatching = effect(() => {
+      const { clip, position } = playback.value;
+      if (clip !== to.clip || clip.length - position > NEAR_S * SAMPLE_RATE_HZ) return;
+      queueMicrotask(() => stopWatching());
+      resolve();
+    });
+  });
+}
+
 /** A take that loads its model first, if no worker has it in memory. */
 export function takeOf(spec: SpeechSpec, options: TakeOptions = {}): Take {
   const model = modelOf(spec.model);
-  return new Take(spec, { loadsFirst: model !== undefined && stateOf(model) !== "ready", ...options });
+  return new Take(spec, {
+    loadsFirst: model !== undefined && stateOf(model) !== "ready",
+    isNear,
+    ...options,
+  });
 }
 
 /** Plays a take as it comes. */

@@ -5,6 +5,9 @@
  *                 ▲   │         ├──────▶ failed (the audio that has come is kept)
  *                 │   ▼         └──────▶ stopped
  *                queued (refused for now, asks again by itself)
+ *
+ * A long text is asked for piece by piece, and no piece before somebody is near the end of the one before: nobody works
+ * for a listener who has gone, and no browser holds a day of sound.
  */
 
 import { signal } from "@preact/signals";
@@ -13,6 +16,7 @@ import { type LoadProgress, loadModel } from "../services/api/models";
 import { type Mark, SAMPLE_RATE_HZ, type SpeechEvent, type SpeechSpec, speak } from "../services/api/speech";
 import { type Figures, NO_FIGURES } from "../services/figures";
 import { Clip } from "../services/player/clip";
+import { countChars, piecesOf } from "./text";
 
 export type TakeState = "loading" | "waiting" | "queued" | "streaming" | "done" | "stopped" | "failed";
 
@@ -25,11 +29,19 @@ const MOST_TRIES = 6;
 /** The longest pause that is worth waiting for, in seconds. */
 const LONGEST_PAUSE_S = 60;
 
+/** The longest text of one request, in UTF-16 units: some nine minutes. */
+const PIECE_UNITS = 8000;
+
+/** The silence between two pieces, in seconds: that between two sentences. */
+const BETWEEN_S = 0.4;
+
 export interface TakeOptions {
   /** Whether the model has to be loaded first, so that its progress can be shown. */
   loadsFirst?: boolean;
   /** When the user asked for it, on `performance`'s clock. */
   askedMs?: number;
+  /** Resolves when the next piece of a long text will be wanted soon; at once, if it is left out. */
+  isNear?: (take: Take) => Promise<void>;
 }
 
 export class Take {
@@ -47,14 +59,17 @@ export class Take {
   readonly spoken = signal({ model: "", voice: "", worker: "", ignored: "" });
   readonly askedMs: number;
   readonly #abort = new AbortController();
-  readonly #loadsFirst: boolean;
+  readonly #options: TakeOptions;
+  // Where the piece under way begins, in the text (code points) and in the clip (samples).
+  #firstChar = 0;
+  #firstSample = 0;
 
   constructor(
     readonly spec: SpeechSpec,
-    { loadsFirst = false, askedMs = performance.now() }: TakeOptions = {},
+    options: TakeOptions = {},
   ) {
-    this.#loadsFirst = loadsFirst;
-    this.askedMs = askedMs;
+    this.#options = options;
+    this.askedMs = options.askedMs ?? performance.now();
   }
 
   get isOver(): boolean {
@@ -64,8 +79,13 @@ export class Take {
   /** Asks for the speech; resolves when it is over, however it ends. */
   async run(): Promise<void> {
     try {
-      if (this.#loadsFirst) await this.#load();
-      for (let tries = 1; !(await this.#speak(tries)); tries++);
+      if (this.#options.loadsFirst) await this.#load();
+      for (const { start, end } of piecesOf(this.spec.input, PIECE_UNITS)) {
+        if (start) await this.#next(start);
+        const piece = { ...this.spec, input: this.spec.input.slice(start, end) };
+        for (let tries = 1; !(await this.#speak(piece, tries)); tries++);
+      }
+      this.state.value = "done";
     } catch (error) {
       if (isAbort(error)) this.state.value = "stopped";
       else {
@@ -94,21 +114,29 @@ export class Take {
       this.loading.value = progress;
   }
 
+  /** Gets ready for the piece that begins at this offset. */
+  async #next(offset: number): Promise<void> {
+    await unlessAborted(this.#options.isNear?.(this) ?? Promise.resolve(), this.#abort.signal);
+    this.clip.append(new Int16Array(BETWEEN_S * SAMPLE_RATE_HZ));
+    this.#firstChar = countChars(this.spec.input.slice(0, offset));
+    this.#firstSample = this.clip.length;
+  }
+
   /** @returns false if it was refused for now and should be tried again. */
-  async #speak(tries: number): Promise<boolean> {
-    this.state.value = "waiting";
+  async #speak(piece: SpeechSpec, tries: number): Promise<boolean> {
+    this.state.value = this.clip.length ? "streaming" : "waiting";
     performance.mark("sonorant:request");
     try {
-      for await (const event of speak(this.spec, this.#abort.signal)) this.#take(event);
-      this.state.value = "done";
+      for await (const event of speak(piece, this.#abort.signal)) this.#take(event);
       return true;
     } catch (error) {
       const pauseS = error instanceof ApiFailure && PASSING.has(error.code) ? error.retryAfterS : null;
-      const hasBegun = this.clip.length > 0;
+      const hasBegun = this.clip.length > this.#firstSample;
       if (hasBegun || pauseS === null || pauseS > LONGEST_PAUSE_S || tries >= MOST_TRIES) throw error;
       this.failure.value = error as ApiFailure;
-      await this.#pause(pauseS);
-      this.failure.value = null;
+      await this.#pause(pauseS).finally(() => {
+        this.failure.value = null;
+      });
       return false;
     }
   }
@@ -117,7 +145,7 @@ export class Take {
     if (event.kind === "begun") {
       const { kind: _, serverTtfaMs, ...spoken } = event;
       this.spoken.value = spoken;
-      this.measure({ serverTtfaMs });
+      if (!this.#firstSample) this.measure({ serverTtfaMs });
     } else if (event.kind === "audio") {
       if (!this.clip.length) {
         performance.mark("sonorant:first-chunk");
@@ -126,29 +154,41 @@ export class Take {
       }
       this.clip.append(event.samples);
     } else if (event.kind === "mark") {
-      this.marks.value = withMark(this.marks.peek(), event.mark);
+      this.marks.value = withMark(this.marks.peek(), this.#placed(event.mark));
     } else {
-      const { rtf, queue_ms, ttfa_ms } = event.figures;
-      this.measure({
-        rtf: rtf ?? null,
-        queueMs: queue_ms ?? null,
-        ...(ttfa_ms === undefined ? {} : { serverTtfaMs: ttfa_ms }),
-      });
+      const { rtf = null, queue_ms = null, ttfa_ms } = event.figures;
+      this.measure({ rtf });
+      if (!this.#firstSample) this.measure({ queueMs: queue_ms, ...(ttfa_ms && { serverTtfaMs: ttfa_ms }) });
     }
+  }
+
+  /** A mark of the piece under way, as one of the whole. */
+  #placed(mark: Mark): Mark {
+    const firstMs = (1000 * this.#firstSample) / SAMPLE_RATE_HZ;
+    return {
+      ...mark,
+      text_start: mark.text_start + this.#firstChar,
+      text_end: mark.text_end + this.#firstChar,
+      start_ms: mark.start_ms + firstMs,
+      end_ms: mark.end_ms === null ? null : mark.end_ms + firstMs,
+    };
   }
 
   async #pause(seconds: number): Promise<void> {
     this.state.value = "queued";
     this.againAtMs.value = performance.now() + 1000 * seconds;
-    const { signal } = this.#abort;
-    await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(resolve, 1000 * seconds);
-      signal.addEventListener("abort", () => {
-        clearTimeout(timer);
-        reject(signal.reason);
-      });
-    });
+    await unlessAborted(new Promise((resolve) => setTimeout(resolve, 1000 * seconds)), this.#abort.signal);
   }
+}
+
+/** @throws the signal's reason, if it comes before the work is done. */
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const onAbort = () => reject(signal.reason);
+    signal.addEventListener("abort", onAbort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
 }
 
 /** The segments, each once: a mark comes when its part begins, and again when its end is known. */

@@ -56,6 +56,32 @@ export function sentences(text: string, language = ""): Span[] {
   }));
 }
 
+/** Cuts a text at ends of sentences into pieces of so many units at most; one that is short enough stays whole. */
+export function piecesOf(text: string, mostUnits: number): Span[] {
+  const pieces: Span[] = [];
+  let start = 0;
+  let end = 0;
+  const cut = (at: number) => {
+    if (text.slice(start, at).trim()) pieces.push({ start, end: at });
+    start = at;
+  };
+  for (const sentence of text.length > mostUnits ? sentences(text) : []) {
+    if (sentence.end - start > mostUnits && end > start) cut(end);
+    // A sentence that is longer than a piece is cut between words, or where there are none.
+    while (sentence.end - start > mostUnits) cut(start + roomFor(text.slice(start, start + mostUnits)));
+    end = sentence.end;
+  }
+  cut(text.length);
+  return pieces;
+}
+
+/** How much of a text fits without a word, or else a character, being cut. */
+function roomFor(text: string): number {
+  const space = text.search(/\s\S*$/);
+  if (space > 0) return space + 1;
+  return /[\uD800-\uDBFF]$/.test(text) ? text.length - 1 : text.length;
+}
+
 /** The language, if it is one that this browser knows; else English. */
 function knownLanguage(language: string): string {
   try {

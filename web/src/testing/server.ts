@@ -13,10 +13,13 @@ export interface Asked {
 
 export type Answer = (response: ServerResponse) => void;
 
-/** What the server is asked, and the answers that it still has, one for each request in turn. */
+/** What the server is asked, and what it answers. */
 export class Server {
   asked: Asked[] = [];
+  /** One for each request in turn. */
   answers: Answer[] = [];
+  /** One by what is asked, where requests come in any order. */
+  answerTo: (asked: Asked) => Answer | undefined = () => this.answers.shift();
   /** Ends it before the test does. */
   close: () => void = () => {};
 }
@@ -28,8 +31,9 @@ export function serve(): Server {
     let body = "";
     for await (const piece of request.setEncoding("utf8")) body += piece;
     const { method = "", url: path = "", headers } = request;
-    server.asked.push({ method, path, headers, body });
-    const answer = server.answers.shift();
+    const asked = { method, path, headers, body };
+    server.asked.push(asked);
+    const answer = server.answerTo(asked);
     if (answer) answer(response);
     else response.writeHead(404).end();
   });

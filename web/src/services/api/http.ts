@@ -60,20 +60,27 @@ export function failureFrom(body: ErrorBody, status: number, retryAfterS: number
 }
 
 async function failureOf(answer: Response): Promise<ApiFailure> {
-  const inMs = Number(answer.headers.get("retry-after-ms"));
-  const inS = Number(answer.headers.get("retry-after"));
-  const retryAfterS = inMs ? inMs / 1000 : inS || null;
+  const inMs = numberIn(answer, "retry-after-ms");
+  const retryAfterS = inMs === null ? numberIn(answer, "retry-after") : inMs / 1000;
   try {
-    return failureFrom(await answer.json(), answer.status, retryAfterS);
-  } catch {
-    // A proxy in between has other words for it.
-    const text = answer.statusText ? ` (${answer.statusText})` : "";
-    return new ApiFailure(
-      `The server answered ${answer.status}${text}.`,
-      answer.status,
-      "unknown",
-      null,
-      retryAfterS,
-    );
+    const body = await answer.json();
+    if (body.error.message) return failureFrom(body, answer.status, retryAfterS);
+  } catch (error) {
+    if (isAbort(error)) throw error;
   }
+  // A proxy in between has other words for it.
+  const text = answer.statusText ? ` (${answer.statusText})` : "";
+  return new ApiFailure(
+    `The server answered ${answer.status}${text}.`,
+    answer.status,
+    "unknown",
+    null,
+    retryAfterS,
+  );
+}
+
+/** The number in a header; null if it is another thing, such as a date, or not there. */
+function numberIn(answer: Response, header: string): number | null {
+  const value = answer.headers.get(header);
+  return value && Number.isFinite(Number(value)) ? Number(value) : null;
 }

@@ -1,7 +1,7 @@
 /** Models and their voices: which there are, how they stand on each worker, loading and unloading. */
 
 import { eventsOf } from "./events";
-import { failureFrom, json, request } from "./http";
+import { ApiFailure, failureFrom, json, request } from "./http";
 
 export interface Voice {
   id: string;
@@ -21,7 +21,7 @@ export interface Standing {
   active?: number;
   downloaded_bytes?: number;
   download_bytes?: number;
-  memory_bytes?: number;
+  memory_bytes?: number | null;
   reason?: string;
 }
 
@@ -98,10 +98,14 @@ export async function listCustomVoices(): Promise<Voice[]> {
  */
 export async function* loadModel(id: string, signal: AbortSignal): AsyncGenerator<LoadProgress> {
   const answer = await request(`${path(id)}/load`, { method: "POST", signal });
+  let stage: LoadProgress["stage"] = "unknown";
   for await (const { event, data } of eventsOf(answer.body!)) {
     if (event === "error") throw failureFrom(JSON.parse(data), 0);
-    yield JSON.parse(data);
+    const progress: LoadProgress = JSON.parse(data);
+    stage = progress.stage;
+    yield progress;
   }
+  if (stage !== "ready") throw new ApiFailure("The stream ended before the model was ready.", 0, "cut");
 }
 
 /** Takes a model out of the memory of every worker. @throws ApiFailure */

@@ -101,26 +101,20 @@ export async function* speak(spec: SpeechSpec, signal: AbortSignal): AsyncGenera
  */
 export async function* speechEvents(body: ReadableStream<Uint8Array>): AsyncGenerator<SpeechEvent> {
   const pcm = new SampleReader();
-  try {
-    for await (const { data } of eventsOf(body)) {
-      const event: Event = JSON.parse(data);
-      if (event.type === "speech.audio.delta") {
-        const samples = pcm.read(Uint8Array.from(atob(event.audio), (char) => char.charCodeAt(0)));
-        if (samples.length) yield { kind: "audio", samples };
-      } else if (event.type === "speech.mark") {
-        const { type: _, ...mark } = event;
-        yield { kind: "mark", mark };
-      } else if (event.type === "speech.audio.error") {
-        throw failureFrom(event, 0);
-      } else if (event.type === "speech.audio.done") {
-        yield { kind: "done", figures: event.figures ?? {} };
-        return;
-      }
+  for await (const { data } of eventsOf(body)) {
+    const event: Event = JSON.parse(data);
+    if (event.type === "speech.audio.delta") {
+      const samples = pcm.read(Uint8Array.from(atob(event.audio), (char) => char.charCodeAt(0)));
+      if (samples.length) yield { kind: "audio", samples };
+    } else if (event.type === "speech.mark") {
+      const { type: _, ...mark } = event;
+      yield { kind: "mark", mark };
+    } else if (event.type === "speech.audio.error") {
+      throw failureFrom(event, 0);
+    } else if (event.type === "speech.audio.done") {
+      yield { kind: "done", figures: event.figures ?? {} };
+      return;
     }
-  } catch (error) {
-    // What `fetch` says of a connection that is gone.
-    if (error instanceof TypeError) throw new ApiFailure("The connection was lost.", 0, "cut");
-    throw error;
   }
   throw new ApiFailure("The stream ended before its end.", 0, "cut");
 }

@@ -1,7 +1,7 @@
 /** The workers, as the gateway sees them. */
 
 import { json } from "./http";
-import type { ModelState } from "./models";
+import type { Standing } from "./models";
 
 export interface Worker {
   address: string;
@@ -15,13 +15,7 @@ export interface Worker {
   expected_wait_s?: number;
   outstanding?: number;
   build?: string;
-  models?: {
-    id: string;
-    state: ModelState;
-    active: number;
-    memory_bytes: number | null;
-    reason?: string | null;
-  }[];
+  models?: ({ id: string; active: number } & Standing)[];
 }
 
 export interface Workers {

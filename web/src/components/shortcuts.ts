@@ -75,7 +75,7 @@ function onKeyDown(event: KeyboardEvent): void {
 export function listenToKeys(): () => void {
   addEventListener("keydown", onKeyDown);
   // The loudspeaker is ready by the time that something is to be said.
-  addEventListener("pointerdown", prepare, { once: true, capture: true });
-  addEventListener("keydown", prepare, { once: true, capture: true });
+  addEventListener("pointerdown", prepare, { capture: true });
+  addEventListener("keydown", prepare, { capture: true });
   return () => removeEventListener("keydown", onKeyDown);
 }

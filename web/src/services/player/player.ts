@@ -36,6 +36,9 @@ const NOTHING: Playback = {
   output: null,
 };
 
+/** How long the device stays on when nothing is played, in ms: to turn it on takes a moment, to leave it on costs power. */
+const REST_AFTER_MS = 60_000;
+
 /** A clock and a device, at a rate. */
 function contextAt(sampleRateHz: number): AudioContext {
   return new AudioContext({ sampleRate: sampleRateHz, latencyHint: "interactive" });
@@ -58,6 +61,7 @@ export class Player {
   #from = 0; // Where in the clip those since the last `clear` begin.
   #underrunsBefore = 0;
   #hasEnded = false; // Whether the output has been told of the end.
+  #resting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     readonly sampleRateHz: number,
@@ -69,6 +73,7 @@ export class Player {
   async prepare(): Promise<void> {
     this.#context ??= this.newContext(this.sampleRateHz);
     this.#output ??= this.#open(this.#context);
+    this.#restLater();
     if (this.#context.state === "suspended") await this.#context.resume();
     await this.#output;
   }
@@ -187,8 +192,15 @@ export class Player {
     if (this.playback.clip) this.playback.clip.onChange = null;
   }
 
+  #restLater(): void {
+    clearTimeout(this.#resting);
+    if (this.playback.state === "playing") return;
+    this.#resting = setTimeout(() => void this.#context?.suspend(), REST_AFTER_MS);
+  }
+
   #set(change: Partial<Playback>): void {
     this.playback = { ...this.playback, ...change };
+    this.#restLater();
     this.onChange?.(this.playback);
   }
 }

@@ -1,43 +1,24 @@
 """The page at `/docs` in a real Chromium, against the real stack."""
 
-import os
-import shutil
-
 import httpx
 import pytest
 
-from tests.stack import PATIENCE_S
+from tests.browser import NEEDS_CHROMIUM, chromium, watched
 
-pytestmark = [
-    pytest.mark.more,
-    pytest.mark.skipif(
-        not shutil.which("chromium") and not os.environ.get("CI"),
-        reason="there is no `chromium` on this machine; on Debian and Ubuntu: apt-get install chromium",
-    ),
-]
+pytestmark = NEEDS_CHROMIUM
 
 SPEAK = "#operations-speech-speak"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium") or "chromium"
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser, stack):
-    page = browser.new_page()
-    page.set_default_timeout(1000 * PATIENCE_S)
-    page.troubles, page.hosts = [], set()
-    page.on("console", lambda message: message.type == "error" and page.troubles.append(message.text))
-    page.on("pageerror", lambda error: page.troubles.append(str(error)))
-    page.on("request", lambda request: page.hosts.add(request.url.removeprefix("blob:").split("/")[2]))
+    page = watched(browser.new_page())
     page.answer = page.goto(f"{stack.url}/docs")
     page.wait_for_selector(".opblock")
     yield page

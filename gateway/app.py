@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from gateway.auth import KeyFile, Keys
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
-from gateway.fleet.link import Fleet
+from gateway.fleet.fleet import Fleet
 from gateway.hub import HubList
 from gateway.metrics import Metrics
 from gateway.quotas import Quotas
@@ -92,7 +92,7 @@ def create_app(settings: Settings) -> Starlette:
         KeysFileError: The file of API keys cannot be used.
     """
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
-    fleet = Fleet(settings.workers)
+    fleet = Fleet(settings.workers, settings.chunk_timeout_s)
     hub = HubList(settings.cache_dir, settings.catalogue_ttl_s)
 
     @asynccontextmanager

@@ -19,7 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from gateway.fleet.link import Fleet, Speech
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.speech import Speech
 
 FIRST_AUDIO_S = (
     *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),

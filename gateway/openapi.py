@@ -578,6 +578,7 @@ STANDING: Schema = {
         "id": _STRING,
         "state": {"enum": [*STATES.values(), "unknown"]},
         "active": {"type": "integer", "description": "Utterances that it is speaking."},
+        "calls": {"type": "integer", "description": "Calls of this gateway among them, or on their way there."},
         "memory_bytes": {"type": ["integer", "null"], "description": "What it holds; null if it is not in memory."},
         "downloaded_bytes": {"type": "integer"},
         "download_bytes": {"type": "integer"},
@@ -598,10 +599,16 @@ WORKER: Schema = {
         "engines": {"type": "array", "items": _STRING},
         **{name: {"type": "integer"} for name in ("active", "queued", "capacity", "outstanding")},
         "expected_wait_s": {"type": "number", "description": "How long one more would wait, in seconds."},
+        "memory_budget_bytes": {
+            "type": ["integer", "null"],
+            "description": "Most memory that models may hold; null if there is no bound.",
+        },
+        "boot_id": {"type": "string", "description": "Another one with every start of the worker."},
         "build": _STRING,
+        "reason": {"type": "string", "description": "Why it cannot be reached."},
     },
     "required": ["address", "state"],
-    "description": "Of a worker that is down nothing more than this is known.",
+    "description": "Of a worker that is down nothing more is known than its address, and maybe why.",
 }
 
 LISTED = _object(

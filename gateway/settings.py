@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-_ADDRESS = re.compile(r"unix:.+|(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
+from gateway.fleet.discovery import check
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
@@ -31,7 +31,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address that the gateway listens at.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the gateway listens at.")
     workers: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("127.0.0.1:50051",), min_length=1, description="Addresses of the workers, `HOST:PORT`, separated by commas."
+        ("127.0.0.1:50051",),
+        min_length=1,
+        description="Where the workers are, separated by commas: `HOST:PORT`, `dns:///NAME:PORT`, `file:///PATH`.",
+    )
+    chunk_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="How long a worker may be silent within a stream; then it is cut."
     )
     default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
     default_format: Literal["wav", "mp3", "opus", "aac", "flac", "pcm"] = Field(
@@ -96,10 +101,9 @@ class Settings(BaseSettings):
 
     @field_validator("workers")
     @classmethod
-    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for address in value:
-            if not _ADDRESS.fullmatch(address):
-                raise ValueError(f"{address!r} is no address of a worker; give HOST:PORT or unix:PATH")
+    def _are_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for source in value:
+            check(source)
         if len(set(value)) < len(value):
             raise ValueError("an address stands there twice")
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -187,6 +188,7 @@ def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusRespo
         engines=sorted(status.registry.engines),
         starting=status.starting,
         expected_wait=duration(status.scheduler.expected_wait_s),
+        memory_budget_bytes=0 if status.models.budget >= sys.maxsize // 2 else status.models.budget,
     )
 
 

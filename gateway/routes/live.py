@@ -25,7 +25,7 @@ from starlette.websockets import WebSocket
 from gateway.audio.encode import Encoder
 from gateway.auth import SUBPROTOCOL, Key
 from gateway.errors import ApiError
-from gateway.fleet.link import Speech
+from gateway.fleet.speech import Speech
 from gateway.metrics import Figures
 from gateway.plan import Plan, usage
 from gateway.quotas import Admission

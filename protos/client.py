@@ -27,11 +27,11 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     # that has stopped. So: no probing, and windows of a second: a chunk that does not fit costs another round trip.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 48 * 1024),
-    # A frozen worker is noticed within 5 s. Without the ping timeout of HTTP/2 itself that takes a minute.
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 3000),
+    # A frozen worker is noticed within 4 s. Without the ping timeout of HTTP/2 itself that takes a minute.
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 2500),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.ping_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 2500),
     # A worker that comes back is found again in a moment.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

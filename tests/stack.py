@@ -48,13 +48,23 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 class Process:
-    """A Python process under test; its output goes to a file."""
+    """A Python process under test; its output goes to a file.
+
+    Attributes:
+        within: Command that the process is started by, such as `ip netns exec NAME`.
+    """
+
+    within: tuple[str, ...] = ()
 
     def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, *arguments], cwd=ROOT, env=clean_environment(**environment), stdout=out, stderr=out
+                [*self.within, sys.executable, *arguments],
+                cwd=ROOT,
+                env=clean_environment(**environment),
+                stdout=out,
+                stderr=out,
             )
 
     @property

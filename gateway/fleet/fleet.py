@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
 import structlog
@@ -35,14 +34,14 @@ class Fleet:
         chunk_timeout_s: How long a worker may be silent within a stream, in seconds.
 
     Attributes:
-        replications: How often a model was brought to one more worker, by model and outcome (`ok`, `failed`).
+        on_replica: Called when a model was brought to one more worker, with its id and `ok` or `failed`.
 
     Raises:
         ValueError: A source is none.
     """
 
     def __init__(self, sources: Sequence[str], chunk_timeout_s: float = 60.0) -> None:
-        self.replications: Counter[tuple[str, str]] = Counter()
+        self.on_replica: Callable[[str, str], None] = lambda model, outcome: None
         self._discovery = Discovery(sources, self.update)
         self._chunk_timeout_s = chunk_timeout_s
         self._changed = asyncio.Event()
@@ -157,10 +156,10 @@ class Fleet:
             async for _ in link.load(model):
                 pass
         except ApiError as failure:
-            self.replications[model, "failed"] += 1
+            self.on_replica(model, "failed")
             log.warning("model did not come to one more worker", model=model, worker=link.worker_id, why=str(failure))
         else:
-            self.replications[model, "ok"] += 1
+            self.on_replica(model, "ok")
 
     async def _until(self, is_true: Callable[[], bool]) -> None:
         while not is_true():

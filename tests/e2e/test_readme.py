@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from tests.ears import word_error_rate
-from tests.stack import ROOT, clean_environment, eventually, free_port
+from tests.stack import PATIENCE_S, ROOT, clean_environment, eventually, free_port
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -101,6 +102,7 @@ def test_the_first_screen_works_on_a_fresh_clone(tmp_path, hear):
     try:
         eventually(server.is_ready, "it is installed and can speak", patience_s=900)
         server.run(["bash", "-euc"], snippets("sh")[0].replace("curl ", "curl -fsS "), tmp_path)
+        assert 'src="/assets/' in httpx.get(f"http://127.0.0.1:{http}/", timeout=PATIENCE_S).text
     finally:
         server.end()
     said = re.search(r'"input": "(.*?)"', snippets("sh")[0])

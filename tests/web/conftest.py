@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser import chromium, watched
-from tests.stack import ROOT
+from tests.stack import ROOT, eventually
 
 
 @pytest.fixture(scope="package")
@@ -40,6 +40,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page.goto(url)
         # Until it knows the workers, or why it does not.
         page.wait_for_selector(".health:not(.unknown), .notice", state="attached")
+        if records:
+            page.keyboard.press("Shift")
+            eventually(lambda: page.evaluate("window.isRecording"), "it is recorded")
         return page
 
     yield visit

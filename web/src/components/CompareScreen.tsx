@@ -24,8 +24,11 @@ import "./CompareScreen.css";
 export function CompareScreen() {
   const lanes = compare.lanes.value;
   const round = compare.round.value;
-  const isBusy =
-    round?.takes.some((take) => !["done", "stopped", "failed"].includes(take.state.value)) ?? false;
+  const isBusy = round?.takes.some(
+    ({ clip, state }) =>
+      !["done", "stopped", "failed"].includes(state.value) ||
+      (playback.value.state === "playing" && playback.value.clip === clip),
+  );
   return (
     <>
       <header class="screen-head">

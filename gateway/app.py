@@ -19,6 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from gateway.auth import KeyFile, Keys
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
+from gateway.fleet import door
 from gateway.fleet.link import Fleet
 from gateway.hub import HubList
 from gateway.metrics import Metrics
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> Starlette:
     Raises:
         KeysFileError: The file of API keys cannot be used.
     """
+    door.configure(settings.tls, settings.worker_token.get_secret_value())
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     fleet = Fleet(settings.workers)
     hub = HubList(settings.cache_dir, settings.catalogue_ttl_s)

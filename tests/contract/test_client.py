@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from protos.client import AsyncClient, Client, IncompleteSpeech, Speech
 from protos.tts.v1 import models_pb2, speech_pb2
+from tests.hub import Hub
 from tests.stack import TONE, Worker, eventually
 
 SLOW = "<delay=0.02> " * 400
@@ -148,6 +150,26 @@ def test_the_time_for_the_first_audio_is_bounded_on_its_own(two):
         eventually(lambda: not two[0].running, "nobody works on it any more")
 
 
+def test_a_caller_who_has_waited_for_a_model_in_vain_is_not_made_to_wait_again(start, tmp_path):
+    hub = Hub(tmp_path)
+    try:
+        config = json.dumps({"model_type": "tone", "orders": "<hold=load>"}).encode()
+        hub.add("org/slow", {"config.json": config, "weights.bin": b"TONE"}, info={"config": {"model_type": "tone"}})
+        workers = start(**hub.environment)
+        with Client(*addresses(workers)) as client:
+            wait_for_both(client)
+            with pytest.raises(grpc.RpcError) as caught:
+                client.synthesize("one", model="org/slow", first_audio_timeout_s=0.5)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "org/slow" in caught.value.details()
+        stands = [states(worker).get("org/slow") for worker in map(Worker.status, workers)]
+        assert sorted(map(bool, stands)) == [False, True]  # The other worker was not asked.
+    finally:
+        for worker in workers:
+            (worker.signals / "load").touch()
+        hub.end()
+
+
 @pytest.mark.parametrize("ending", ["cancel", "leave", "drop"])
 def test_work_ends_when_the_caller_wants_no_more(two, ending):
     (worker, _) = two
@@ -169,21 +191,22 @@ def test_models_come_and_go(two):
     with Client(two[1].address) as client:
         assert TONE in [model.name for model in client.models()]
         client.unload(TONE)
-        assert states(client)[TONE] == models_pb2.MODEL_STATE_AVAILABLE
+        assert states(client.status())[TONE] == models_pb2.MODEL_STATE_AVAILABLE
         watching = client.watch_status(0.01)
         assert next(watching).worker_id == "w1"
         stages = [progress.stage for progress in client.load(TONE)]
         assert stages[-1] == models_pb2.LOAD_STAGE_READY
         assert any(model.state == models_pb2.MODEL_STATE_READY for status in watching for model in status.models)
-        assert states(client)[TONE] == models_pb2.MODEL_STATE_READY
+        assert states(client.status())[TONE] == models_pb2.MODEL_STATE_READY
         with client.synthesize(f"word {SLOW}", model=TONE), pytest.raises(grpc.RpcError) as caught:
             client.unload(TONE)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         eventually(lambda: not two[1].running, "nobody works on it any more")
 
 
-def states(client: Client) -> dict[str, models_pb2.ModelState.ValueType]:
-    return {model.name: model.state for model in client.status().models}
+def states(status: models_pb2.WatchStatusResponse | None) -> dict[str, models_pb2.ModelState.ValueType]:
+    assert status
+    return {model.name: model.state for model in status.models}
 
 
 def test_floats_are_the_same_sound(two):

@@ -66,7 +66,7 @@ bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure on the CPU; writes tabl
 bench-gpu: $(call installed,$(RUN) dev) $(STUBS)  ## Measure models of full size on a GPU
 	$(BIN)/python -m tests.bench.gpu $(ARGS)
 
-protos: $(call installed,$(RUN))  ## Generate the stubs
+protos: $(call installed,$(RUN))  ## Generate the stubs and docs/protocol.md
 	$(BIN)/python -m protos.generate
 	@touch $(STUBS)
 
@@ -93,7 +93,7 @@ clean:  ## Remove what was installed and generated
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py | $(call installed,$(RUN))
+$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py protos/document.py | $(call installed,$(RUN))
 	$(BIN)/python -m protos.generate
 	@touch $@
 

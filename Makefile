@@ -82,7 +82,7 @@ bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure on the CPU; writes tabl
 bench-gpu: $(call installed,$(RUN) dev) $(STUBS)  ## Measure models of full size on a GPU
 	$(BIN)/python -m tests.bench.gpu $(ARGS)
 
-protos: $(call installed,$(RUN))  ## Generate the stubs
+protos: $(call installed,$(RUN))  ## Generate the stubs and docs/protocol.md
 	$(BIN)/python -m protos.generate
 	@touch $(STUBS)
 
@@ -118,7 +118,7 @@ web/node_modules/.installed: web/package-lock.json
 	$(NPM) ci --ignore-scripts
 	@touch $@
 
-$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py | $(call installed,$(RUN))
+$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py protos/document.py | $(call installed,$(RUN))
 	$(BIN)/python -m protos.generate
 	@touch $@
 

@@ -17,7 +17,7 @@ POISON_MOVES = 1
 
 MOVING = frozenset(
     {"NO_WORKER", "DRAINING", "OVERLOADED", "ENGINE_FAILURE", "LOAD_FAILURE", "UNSUPPORTED_MODEL"}
-    | {"HUB_UNAVAILABLE", "DISK_FULL", "OUT_OF_MEMORY"}
+    | {"HUB_UNAVAILABLE", "DISK_FULL", "OUT_OF_MEMORY", "WRONG_TOKEN"}
 )
 """Failures that another worker may not have."""
 

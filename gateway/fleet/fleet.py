@@ -32,6 +32,7 @@ class Fleet:
     Args:
         sources: Where they are; see `gateway.fleet.discovery`.
         chunk_timeout_s: How long a worker may be silent within a stream, in seconds.
+        connect: Makes the link to an address, and calls what it is given when a call ends there.
 
     Attributes:
         on_replica: Called when a model was brought to one more worker, with its id and `ok` or `failed`.
@@ -40,10 +41,16 @@ class Fleet:
         ValueError: A source is none.
     """
 
-    def __init__(self, sources: Sequence[str], chunk_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        chunk_timeout_s: float = 60.0,
+        connect: Callable[[str, Callable[[], None]], WorkerLink] = WorkerLink,
+    ) -> None:
         self.on_replica: Callable[[str, str], None] = lambda model, outcome: None
         self._discovery = Discovery(sources, self.update)
         self._chunk_timeout_s = chunk_timeout_s
+        self._connect = connect
         self._changed = asyncio.Event()
         self._links: dict[str, WorkerLink] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
@@ -75,11 +82,16 @@ class Fleet:
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
         for address in addresses:
-            if address not in self._links:
-                link = WorkerLink(address, self._changed.set)
-                self._links[address] = link
-                self._watches[address] = asyncio.create_task(link.watch())
-        self._links = {address: self._links[address] for address in addresses}
+            if address in self._links:
+                continue
+            try:
+                link = self._connect(address, self._changed.set)
+            except ValueError as error:  # A certificate that has been replaced by something else.
+                log.error("worker cannot be connected to", address=address, why=str(error))
+                continue
+            self._links[address] = link
+            self._watches[address] = asyncio.create_task(link.watch())
+        self._links = {address: self._links[address] for address in addresses if address in self._links}
 
     @property
     def outstanding(self) -> int:

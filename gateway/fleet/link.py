@@ -12,14 +12,16 @@ from google.rpc import error_details_pb2, status_pb2
 
 from gateway.errors import TABLE, ApiError
 from gateway.fleet.routing import Distance
-from protos.client import CHANNEL_OPTIONS
+from protos.channel import open_aio_channel
+from protos.tls import Tls
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
 
 ANSWER_S = 5.0
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 UNLOAD_S = 60.0
 
 COMPLAIN_AFTER_S = 10.0
-"""How long a worker may take to answer for the first time before the log says so."""
+"""How long a worker may not be reached before the log says why, and how often that is looked at."""
 
 BUSY_WAIT_S = 0.1
 """A worker at which a call would have to wait that long cannot keep up with those that it has."""
@@ -44,6 +46,8 @@ class WorkerLink:
     Args:
         address: A gRPC target.
         on_change: Called when a call ends.
+        tls: Certificates; plaintext if None.
+        token: What workers ask for; none if empty.
 
     Attributes:
         address: The same.
@@ -52,14 +56,16 @@ class WorkerLink:
         calls: Calls open there, by model.
     """
 
-    def __init__(self, address: str, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, address: str, on_change: Callable[[], None] = lambda: None, tls: Tls | None = None, token: str = ""
+    ) -> None:
         self.address = address
         self.status: models_pb2.WatchStatusResponse | None = None
         self.trouble = ""
         self.calls: Counter[str] = Counter()
         self._others = 0
         self._on_change = on_change
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channel = open_aio_channel(address, tls, token)
         self._speech: speech_pb2_grpc.SpeechServiceAsyncStub = speech_pb2_grpc.SpeechServiceStub(self._channel)
         self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
 
@@ -195,29 +201,41 @@ class WorkerLink:
 
     async def watch(self) -> None:
         """Keep `status` true, through every loss of the worker, until cancelled."""
-        was_reached, complained_of = False, None
+        complained_of: str | None = None
         while True:
-            if not was_reached:
-                complaint = asyncio.get_running_loop().call_later(
-                    COMPLAIN_AFTER_S, log.warning, f"no worker has answered at {self.address} yet"
-                )
+            asking = asyncio.create_task(self._ask_why_not())
             try:
                 # Waits for the connection, so there is no polling; the channel's own back-off paces the attempts.
                 async for status in self._models.WatchStatus(models_pb2.WatchStatusRequest(), wait_for_ready=True):
                     if not self.status or self.status.boot_id != status.boot_id:
                         log.info("worker up", worker=status.worker_id, address=self.address, device=status.device.name)
-                    self.status, self.trouble, was_reached = status, "", True
+                    asking.cancel()
+                    self.status, self.trouble, complained_of = status, "", None
                     self._others = max(0, status.active + status.queued - self.outstanding)
-                    complaint.cancel()
             except grpc.aio.AioRpcError as error:
-                why = self.trouble = error.details() or error.code().name
-                if self.status or why != complained_of:  # What keeps failing alike is said once.
-                    name = self.status.worker_id if self.status else "?"
-                    log.warning("worker down", worker=name, address=self.address, why=why)
-                complained_of = why
+                self.trouble = error.details() or error.code().name
+                if self.status or self.trouble != complained_of:  # What keeps failing alike is said once.
+                    log.warning("worker down", worker=self.worker_id, address=self.address, why=self.trouble)
+                complained_of = self.trouble
+            finally:
+                asking.cancel()
             self.status = None
-            complaint.cancel()
             await asyncio.sleep(PAUSE_S)
+
+    async def _ask_why_not(self) -> None:
+        """Find out why the worker is not reached: a call that waits for the connection is never told, and waits on."""
+        # It needs no token, and its messages are empty.
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(HEALTH_CHECK)
+        said = ""
+        while True:
+            await asyncio.sleep(COMPLAIN_AFTER_S)
+            try:
+                await check(b"", timeout=ANSWER_S)
+            except grpc.aio.AioRpcError as error:
+                self.trouble = error.details() or error.code().name
+                if self.trouble != said:
+                    log.warning("worker cannot be reached", address=self.address, why=self.trouble)
+                said = self.trouble
 
     async def close(self) -> None:
         """Close the channel; calls that are open end."""

@@ -71,7 +71,9 @@ def test_python_snippets_work_as_they_stand(server, tmp_path, snippet):
     out = server.run([sys.executable, "-c"], snippet, tmp_path)
     for name in re.findall(r'stream_to_file\("(.*?)"\)', snippet):
         assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
-    if "Client" in snippet and "print" in snippet:
+    if "AsyncClient" in snippet:
+        assert re.search(r"^\d{5} samples in all", out, re.MULTILINE)
+    elif "Client" in snippet and "print" in snippet:
         assert "maureesewilliams/hibari ['heart']" in out
         assert "characters 0 to 13 begin at sample 0" in out
 

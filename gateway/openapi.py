@@ -37,6 +37,7 @@ WHEN: dict[str, str] = {
     "ENGINE_FAILURE": "The engine failed before the first audio.",
     "LOAD_FAILURE": "The engine could not load the model.",
     "NO_WORKER": "No worker can be reached.",
+    "WRONG_TOKEN": "The worker asks for another token than the gateway's.",
     "UNAUTHENTICATED": "The API key is missing or wrong.",
     "RATE_LIMITED": "The key has made as many requests, or has as many streams open, as it may.",
     "CHARACTERS_LIMITED": "The key has asked for as much text as it may.",
@@ -55,7 +56,7 @@ WHEN: dict[str, str] = {
 SPEAKING = (
     *("UNSPEAKABLE_TEXT", "UNSUPPORTED_OPTION", "MODEL_NOT_FOUND", "UNSUPPORTED_MODEL", "MODEL_FORBIDDEN"),
     *("VOICE_NOT_FOUND", "MODEL_LOADING", "HUB_UNAVAILABLE", "DISK_FULL", "OUT_OF_MEMORY", "OVERLOADED", "DRAINING"),
-    *("FIRST_AUDIO_TIMEOUT", "ENGINE_FAILURE", "LOAD_FAILURE", "NO_WORKER"),
+    *("FIRST_AUDIO_TIMEOUT", "ENGINE_FAILURE", "LOAD_FAILURE", "NO_WORKER", "WRONG_TOKEN"),
 )
 """What can go wrong between the request and its first audio."""
 

@@ -7,9 +7,9 @@
             for pcm in speech:          # s16le chunks, as they are made
                 play(pcm, speech.header.format.sample_rate_hz)
 
-`AsyncClient` is the same for asyncio. Either speaks to one worker or to several: calls go round those that are healthy, and
-one whose worker is lost before its first audio is tried once more. Which worker has which model in memory it does not
-know; to weigh that is the gateway's work.
+`AsyncClient` is the same for asyncio. Either speaks to one worker or to several: calls go round those that are healthy,
+and one whose worker is lost before its first audio is tried once more. Which worker has which model in memory it does
+not know; to weigh that is the gateway's work.
 """
 
 from __future__ import annotations

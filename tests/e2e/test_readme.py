@@ -93,6 +93,7 @@ def test_the_annotated_tree_names_files_that_exist():
 
 
 @pytest.mark.more
+@pytest.mark.timeout(1200)  # Beyond the patience below.
 def test_the_first_screen_works_on_a_fresh_clone(tmp_path, hear):
     """`make run` in an empty folder: installs everything, and then the curl of the README speaks."""
     clone = tmp_path / "sonorant"

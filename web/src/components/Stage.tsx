@@ -56,10 +56,12 @@ export function Stage({ take }: { take: Take }) {
             <strong>{voiceName(model, take.spoken.value.voice || spec.voice) || "default voice"}</strong>{" "}
             <span class="muted">{model}</span>
           </p>
-          <p class="muted small-text numbers">
-            {durationText(positionS)} of {durationText(take.clip.durationS)}
-            {!take.clip.isComplete && hasAudio && " so far"}
-          </p>
+          {hasAudio && (
+            <p class="muted small-text numbers">
+              {durationText(positionS)} of {durationText(take.clip.durationS)}
+              {!take.clip.isComplete && " so far"}
+            </p>
+          )}
         </div>
         <span class="push">
           <TakeStateChip take={take} isPlaying={isPlaying} />

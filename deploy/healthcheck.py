@@ -1,0 +1,83 @@
+"""`python -m deploy.healthcheck gateway|worker`: ask the process of this container whether it is well; 0 if it is.
+
+It reads where they listen from the variables that they read themselves. A worker that has a certificate is asked
+with that certificate, and by the name `localhost`, which must be among the certificate's names.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from pathlib import Path
+
+import grpc
+
+TIMEOUT_S = 4.0
+SERVING = b"\x08\x01"
+"""A grpc.health.v1.HealthCheckResponse that is SERVING, as bytes: gateways do not have the package with its stubs."""
+
+
+def main() -> int:
+    """Ask; say what is wrong, and return the exit status."""
+    kinds = {"gateway": check_gateway, "worker": check_worker}
+    if len(sys.argv) != 2 or sys.argv[1] not in kinds:
+        print("usage: python -m deploy.healthcheck gateway|worker", file=sys.stderr)
+        return 2
+    if wrong := kinds[sys.argv[1]]():
+        print(f"{sys.argv[1]}: {wrong}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check_gateway() -> str:
+    """Ask `/healthz`, which tells of the process alone; return what is wrong, or nothing."""
+    host, port = _reachable(os.environ.get("SONORANT_HOST", "")), os.environ.get("SONORANT_PORT", "8000")
+    # Not by urllib, which would ask the proxy that HTTP_PROXY names.
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{host}:{port}: {error}"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"{host}:{port}: /healthz answers {status}"
+
+
+def check_worker() -> str:
+    """Ask grpc.health.v1; return what is wrong, or nothing."""
+    listen = os.environ.get("SONORANT_LISTEN", "127.0.0.1:50051")
+    host, _, port = listen.rpartition(":")
+    target = listen if listen.startswith("unix:") else f"{_reachable(host)}:{port}"
+    options = (("grpc.enable_http_proxy", 0), ("grpc.ssl_target_name_override", "localhost"))
+    with _channel(target, options) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            answer = check(b"", timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            return f"{target}: {error.code().name}: {error.details()}"
+    return "" if answer == SERVING else f"{target}: not serving: it starts or drains"
+
+
+def _channel(target: str, options: tuple[tuple[str, int | str], ...]) -> grpc.Channel:
+    own, key, authority = (_read(f"SONORANT_TLS_{name}") for name in ("CERT", "KEY", "CA"))
+    if not own:
+        return grpc.insecure_channel(target, [option for option in options if "ssl" not in option[0]])
+    # Without an authority of its own a certificate can only vouch for itself.
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority or own, key, own), options)
+
+
+def _read(name: str) -> bytes | None:
+    path = os.environ.get(name)
+    return Path(path).read_bytes() if path else None
+
+
+def _reachable(host: str) -> str:
+    """Turn an address to listen at into one to call."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(host, host).strip("[]")  # noqa: S104
+    return f"[{host}]" if ":" in host else host
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,9 +9,10 @@ from __future__ import annotations
 import http.client
 import os
 import sys
-from pathlib import Path
 
 import grpc
+
+from deploy.channel import channel
 
 TIMEOUT_S = 4.0
 SERVING = b"\x08\x01"
@@ -50,27 +51,13 @@ def check_worker() -> str:
     listen = os.environ.get("SONORANT_LISTEN", "127.0.0.1:50051")
     host, _, port = listen.rpartition(":")
     target = listen if listen.startswith("unix:") else f"{_reachable(host)}:{port}"
-    options = (("grpc.enable_http_proxy", 0), ("grpc.ssl_target_name_override", "localhost"))
-    with _channel(target, options) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    with channel(target, "localhost") as opened:
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary("/grpc.health.v1.Health/Check")
         try:
             answer = check(b"", timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             return f"{target}: {error.code().name}: {error.details()}"
     return "" if answer == SERVING else f"{target}: not serving: it starts or drains"
-
-
-def _channel(target: str, options: tuple[tuple[str, int | str], ...]) -> grpc.Channel:
-    own, key, authority = (_read(f"SONORANT_TLS_{name}") for name in ("CERT", "KEY", "CA"))
-    if not own:
-        return grpc.insecure_channel(target, [option for option in options if "ssl" not in option[0]])
-    # Without an authority of its own a certificate can only vouch for itself.
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority or own, key, own), options)
-
-
-def _read(name: str) -> bytes | None:
-    path = os.environ.get(name)
-    return Path(path).read_bytes() if path else None
 
 
 def _reachable(host: str) -> str:

@@ -326,6 +326,10 @@ def main() -> int:
     parser.add_argument("--min", type=int, default=1, help="fewest workers")
     parser.add_argument("--max", type=int, default=1, help="most workers")
     parser.add_argument("--streams", type=int, default=16, help="utterances that a worker should speak at once")
+    parser.add_argument(
+        "--up-after", type=float, default=5, help="for so many seconds a queue stays before one more comes"
+    )
+    parser.add_argument("--down-after", type=float, default=300, help="and it is quiet before one goes")
     parser.add_argument("--gpus", type=float, default=1, help="GPUs of a worker; 0 for workers on CPUs")
     parser.add_argument("--cpus", type=float, default=1, help="cores that Ray reserves for a worker")
     parser.add_argument(
@@ -338,7 +342,7 @@ def main() -> int:
     ray.init(given.address, namespace=NAMESPACE, log_to_driver=True, configure_logging=False)
     fleet = Fleet(
         file=given.file,
-        scaler=Scaler(given.min, given.max, given.streams),
+        scaler=Scaler(given.min, given.max, given.streams, given.up_after, given.down_after),
         options={"num_gpus": given.gpus, "num_cpus": given.cpus},
         arguments=(given.python, dict(_environment(given.gpus, given.cpus)), given.first_port),
         grace_s=float(os.environ.get("SONORANT_GRACE_S", "30")),

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from deploy.ray.scaling import Load, Scaler
 from protos.client import Client
-from tests.stack import ROOT, TONE, clean_environment, eventually
+from tests.stack import ROOT, TONE, Gateway, clean_environment, eventually
 
 RAY = ROOT / ".venv-ray" / "bin" / "python"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
@@ -109,7 +111,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 class Keeper:
     """`deploy.ray.cluster`, and the file that it writes."""
 
-    def __init__(self, folder: Path, nodes: Nodes, *arguments: str) -> None:
+    def __init__(self, folder: Path, nodes: Nodes, *arguments: str, **more: str) -> None:
         self.file, self.log = folder / "run" / "workers", folder / "keeper.log"
         settings = {
             "SONORANT_ENGINES": "tone",
@@ -117,7 +119,10 @@ class Keeper:
             "SONORANT_DEFAULT_MODEL": TONE,
             "SONORANT_CACHE_DIR": str(folder / "cache"),
             "HF_HUB_CACHE": str(folder / "hub-cache"),
+            "SONORANT_TONE_DIR": str(folder),
+            "SONORANT_QUEUE_S": "3600",
             "PYTHONPATH": str(ROOT),
+            **more,
         }
         with self.log.open("a") as out:
             self.popen = subprocess.Popen(
@@ -147,6 +152,10 @@ class Keeper:
         """Those that speak."""
         return [address for address in self.addresses if speaks(address)]
 
+    def speaking_elsewhere(self, address: str) -> list[str]:
+        """Those that speak, but for one."""
+        return [each for each in self.addresses if each != address and speaks(each)]
+
     def end(self, signum: int = signal.SIGTERM) -> int:
         if self.popen.poll() is None:
             self.popen.send_signal(signum)
@@ -161,6 +170,16 @@ def speaks(address: str) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def gateway(folder: Path, file: Path) -> Iterator[Gateway]:
+    """A gateway that watches the file."""
+    gateway = Gateway(folder, [], SONORANT_WORKERS=f"file://{file}")
+    try:
+        yield gateway
+    finally:
+        gateway.end()
+
+
 @pytest.mark.more
 def test_a_worker_whose_node_dies_is_placed_on_another(tmp_path: Path, nodes: Nodes) -> None:
     first, second = nodes.add(), nodes.add()
@@ -169,12 +188,20 @@ def test_a_worker_whose_node_dies_is_placed_on_another(tmp_path: Path, nodes: No
         eventually(lambda: len(keeper.speaking()) == 2, "two workers speak", 120)
         on = {keeper.node_of(address): address for address in keeper.addresses}
         assert on.keys() == {first, second}
-        nodes.kill(first)
-        eventually(lambda: keeper.addresses == [on[second]], "the lost worker is written off", 120)
-        assert speaks(on[second])
-        third = nodes.add()
-        eventually(lambda: len(keeper.speaking()) == 2, "two workers speak again", 120)
-        assert {keeper.node_of(address) for address in keeper.addresses} == {second, third}
+
+        with gateway(tmp_path, keeper.file) as asked:
+            eventually(lambda: len(asked.up()) == 2, "the gateway has found both")
+            nodes.kill(first)
+            # Whatever the gateway knows of the loss by now: what has begun there is cut, nothing else fails.
+            answers = [speech_of(asked) for _ in range(10)]
+            assert set(answers) <= {0, 200}
+            assert answers.count(200) >= 9
+            eventually(lambda: keeper.addresses == [on[second]], "the lost worker is written off", 120)
+            eventually(lambda: len(asked.health()["workers"]) == 1, "the gateway has forgotten it")  # type: ignore[arg-type]
+            third = nodes.add()
+            eventually(lambda: len(asked.up()) == 2, "two workers are there again", 120)
+            assert {keeper.node_of(address) for address in keeper.addresses} == {second, third}
+            assert speech_of(asked) == 200
 
         # Without its keeper the service goes on, and the next one takes over what is there.
         before = keeper.addresses
@@ -187,5 +214,48 @@ def test_a_worker_whose_node_dies_is_placed_on_another(tmp_path: Path, nodes: No
         assert keeper.end() == 0
         assert keeper.file.read_text(encoding="utf-8") == ""
         assert not any(map(speaks, before))
+    finally:
+        keeper.end(signal.SIGKILL)
+
+
+def speech_of(gateway: Gateway) -> int:
+    """Speak; return the status, or 0 if the speech breaks off."""
+    body = {"model": TONE, "input": "One two three."}
+    try:
+        return httpx.post(f"{gateway.url}/v1/audio/speech", json=body, timeout=60).status_code
+    except httpx.RemoteProtocolError:
+        return 0
+
+
+@pytest.mark.more
+def test_a_queue_brings_a_worker_and_quiet_ends_one(tmp_path: Path, nodes: Nodes) -> None:
+    nodes.add()
+    nodes.add()
+    keeper = Keeper(tmp_path, nodes, "--max", "2", "--up-after", "1", "--down-after", "3")
+    try:
+        eventually(lambda: len(keeper.speaking()) == 1, "a worker speaks", 120)
+        (address,) = keeper.addresses
+        with Client(address) as client, contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+            # One core, so one is spoken and the others wait.
+            held = "<hold=go> " * 3
+            waiting = [pool.submit(client.synthesize, held, model=TONE) for _ in range(4)]
+            eventually(lambda: len(keeper.speaking_elsewhere(address)) == 1, "another worker comes", 120)
+            (tmp_path / "go").touch()
+            for each in waiting:
+                list(stack.enter_context(each.result()))
+        eventually(lambda: len(keeper.addresses) == 1, "one is enough again", 120)
+        eventually(lambda: len(keeper.speaking()) == 1, "and it speaks")
+        assert keeper.end() == 0
+    finally:
+        keeper.end(signal.SIGKILL)
+
+
+@pytest.mark.more
+def test_settings_that_no_worker_can_run_with_end_it(tmp_path: Path, nodes: Nodes) -> None:
+    nodes.add()
+    keeper = Keeper(tmp_path, nodes, SONORANT_ENGINES="nonsense")
+    try:
+        assert keeper.popen.wait(120) == 2
+        assert "cannot run with these settings" in keeper.output
     finally:
         keeper.end(signal.SIGKILL)

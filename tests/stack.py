@@ -16,7 +16,9 @@ from pathlib import Path
 import grpc
 import httpx
 
+from protos.channel import open_channel
 from protos.client import Client
+from protos.tls import Tls
 from protos.tts.v1 import models_pb2, models_pb2_grpc
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +74,14 @@ class Process:
 
 
 class Worker(Process):
-    """A worker on a free port."""
+    """A worker on a free port.
+
+    Attributes:
+        tls, token: What it wants of callers.
+    """
+
+    tls: Tls | None = None
+    token = ""
 
     def __init__(self, folder: Path, name: str, port: int | None = None, **settings: str) -> None:
         self.name = name
@@ -105,12 +114,12 @@ class Worker(Process):
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
-        with Client(self.address) as client:
+        with Client(self.address, tls=self.tls, token=self.token) as client:
             yield client
 
     def status(self) -> models_pb2.WatchStatusResponse | None:
         """What it says of itself now; None while it cannot be reached."""
-        with grpc.insecure_channel(self.address) as channel:
+        with open_channel(self.address, self.tls, self.token) as channel:
             call = models_pb2_grpc.ModelServiceStub(channel).WatchStatus(models_pb2.WatchStatusRequest(), timeout=10)
             try:
                 return next(iter(call))

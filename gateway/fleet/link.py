@@ -10,8 +10,8 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.errors import TABLE, ApiError
+from gateway.fleet.door import open_channel
 from gateway.fleet.routing import Distance, choose
-from protos.client import CHANNEL_OPTIONS
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
 
 MOVES = 2
@@ -65,7 +65,7 @@ class WorkerLink:
         self.address = address
         self.status: models_pb2.WatchStatusResponse | None = None
         self.outstanding = 0
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channel = open_channel(address)
         self.speech: speech_pb2_grpc.SpeechServiceAsyncStub = speech_pb2_grpc.SpeechServiceStub(self._channel)
         self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
 

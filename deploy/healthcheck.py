@@ -51,12 +51,14 @@ def check_worker() -> str:
     listen = os.environ.get("SONORANT_LISTEN", "127.0.0.1:50051")
     host, _, port = listen.rpartition(":")
     target = listen if listen.startswith("unix:") else f"{_reachable(host)}:{port}"
-    with channel(target, "localhost") as opened:
-        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary("/grpc.health.v1.Health/Check")
-        try:
+    try:
+        with channel(target, "localhost") as opened:
+            check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary("/grpc.health.v1.Health/Check")
             answer = check(b"", timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            return f"{target}: {error.code().name}: {error.details()}"
+    except grpc.RpcError as error:
+        return f"{target}: {error.code().name}: {error.details()}"
+    except ValueError as error:
+        return str(error)
     return "" if answer == SERVING else f"{target}: not serving: it starts or drains"
 
 

@@ -18,7 +18,7 @@ ELSEWHERE = {
     *("PATH", "HOME", "PYTHONDONTWRITEBYTECODE"),
 }
 
-AGREED = {"SONORANT_TLS_CERT", "SONORANT_TLS_KEY", "SONORANT_TLS_CA", "SONORANT_WORKER_TOKEN"}
+AGREED = {"SONORANT_TLS_CERT", "SONORANT_TLS_KEY", "SONORANT_TLS_CA", "SONORANT_TLS_NAME", "SONORANT_WORKER_TOKEN"}
 """Settings of both sides that are made at the same time as this; to be taken away here once they are there."""
 
 

@@ -268,8 +268,8 @@ class Fleet:
             for _ in range(wanted - len(staying)):
                 self.place()
         elif wanted < len(staying):
-            # The one with the least to do; one that has no node yet has nothing to do.
-            idlest = min(staying, key=lambda worker: (worker.load or Load(0, 0)).active)
+            # One that has no node yet; else the one with the least to do.
+            idlest = min(staying, key=lambda worker: (bool(worker.address), (worker.load or Load(0, 0)).active))
             say(f"{wanted} workers are enough: {idlest.name} ends")
             self.end(idlest)
 

@@ -54,10 +54,10 @@ class Scaler:
             return min(max(size, self.least), self.most)
         queued = sum(load.queued for load in loads)
         demand = queued + sum(load.active for load in loads)
-        # While one is on its way it is not known what it will change.
-        is_settled = len(loads) == size
-        is_busy = is_settled and queued > size
-        is_quiet = is_settled and not queued and demand <= self.streams * (size - 1)
+        # While one is on its way it is not known what it will change; but if there is no room for it anywhere, it
+        # should not be waited for when nobody needs it any more.
+        is_busy = queued > size and len(loads) == size
+        is_quiet = bool(loads) and not queued and demand <= self.streams * (size - 1)
         self._busy_since = (self._busy_since if self._busy_since is not None else now) if is_busy else None
         self._quiet_since = (self._quiet_since if self._quiet_since is not None else now) if is_quiet else None
         if self._busy_since is not None and now - self._busy_since >= self.up_after_s and size < self.most:

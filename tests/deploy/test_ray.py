@@ -58,6 +58,12 @@ def test_one_less_is_enough_once_the_others_could_have_spoken_everything_for_lon
     assert sizes(scaler, 2, [Load(8, 0), Load(8, 0)], 7) == [2, 2, 2, 2, 2, 1, 2]
 
 
+def test_one_that_no_node_has_room_for_is_not_waited_for_when_it_is_quiet() -> None:
+    scaler = Scaler(least=1, most=3, streams=16, down_after_s=5)
+    assert sizes(scaler, 2, [Load(3, 0)], 6)[-1] == 1
+    assert sizes(Scaler(least=1, most=3, down_after_s=0), 2, [], 3) == [2] * 3
+
+
 class Nodes:
     """The cluster, run by Ray's environment."""
 

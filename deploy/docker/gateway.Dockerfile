@@ -26,7 +26,7 @@ FROM python:3.11.14-slim-bookworm AS environment
 WORKDIR /src
 COPY constraints.txt pyproject.toml deploy/docker/requirements.py ./
 RUN python -m venv /opt/sonorant \
- && python requirements.py gateway > requirements.txt \
+ && python requirements.py gateway otel > requirements.txt \
  && /opt/sonorant/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
 
 FROM python:3.11.14-slim-bookworm

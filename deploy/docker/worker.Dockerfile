@@ -26,7 +26,7 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml deploy/docker/requirements.py ./
 # The package `kokoro` comes without what it lists: that includes GPL packages, and what is used, its extra brings.
 RUN python -m venv /opt/sonorant \
- && python requirements.py worker ${EXTRAS} > requirements.txt \
+ && python requirements.py worker otel ${EXTRAS} > requirements.txt \
  && PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" \
     /opt/sonorant/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt \
  && case " ${EXTRAS} " in *" kokoro "*) \

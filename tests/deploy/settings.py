@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from gateway.settings import Settings as GatewaySettings
 from tests.stack import ROOT
@@ -18,14 +19,19 @@ ELSEWHERE = {
     *("PATH", "HOME", "PYTHONDONTWRITEBYTECODE"),
 }
 
-AGREED = {"SONORANT_TLS_CERT", "SONORANT_TLS_KEY", "SONORANT_TLS_CA", "SONORANT_TLS_NAME", "SONORANT_WORKER_TOKEN"}
-"""Settings of both sides that are made at the same time as this; to be taken away here once they are there."""
-
 
 def unknown(side: str, variables: set[str]) -> set[str]:
     """Those that the process of this side does not know."""
     known = {f"SONORANT_{name.upper()}" for name in SETTINGS[side].model_fields}
-    return variables - known - ELSEWHERE - AGREED
+    return variables - known - ELSEWHERE
+
+
+def check(side: str, variables: Mapping[str, str | None]) -> None:
+    """See that the process of this side takes these values, but for certificates, whose files are not here."""
+    known = SETTINGS[side].model_fields
+    given = {name.removeprefix("SONORANT_").lower(): value for name, value in variables.items()}
+    taken = {name: value for name, value in given.items() if value is not None and name in known}
+    SETTINGS[side](**{name: value for name, value in taken.items() if not name.startswith("tls_")})
 
 
 def instructions(side: str) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ def test_it_is_as_the_compose_specification_wants_it(compose: dict[str, Any]) ->
 def test_variables_are_settings_of_the_process(services: dict[str, dict[str, Any]]) -> None:
     for name, side in OURS.items():
         assert settings.unknown(side, set(services[name]["environment"])) == set()
+        settings.check(side, services[name]["environment"])
 
 
 def test_networks_and_volumes_are_there(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:

@@ -107,3 +107,9 @@ def test_requirements_are_those_of_the_extras() -> None:
     assert not any(each.startswith(("torch", "numpy", "transformers")) for each in gateway)
     assert any(each.startswith("torch==") for each in run("worker", "torch").stdout.splitlines())
     assert "no extra is called tortch" in run("tortch").stderr
+    for side in SIDES:
+        (wanted,) = re.findall(r"requirements\.py ([\w ]+)", " ".join(rest for _, rest in settings.instructions(side)))
+        done = run(*wanted.split())
+        assert done.returncode == 0, done.stderr
+        # Off until it is asked for, but there.
+        assert "opentelemetry-sdk" in done.stdout

@@ -114,6 +114,13 @@ def test_every_variable_is_a_setting_of_the_process_that_gets_it(built: Built) -
         assert settings.unknown(side, names) == set()
 
 
+def test_values_are_taken_by_the_process_that_gets_them(built: Built) -> None:
+    for _, container in workloads(built):
+        config = named(built, "ConfigMap", container["envFrom"][0]["configMapRef"]["name"])["data"]
+        plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+        settings.check(container["name"], {**config, **plain})
+
+
 def test_what_is_referred_to_is_there(built: Built) -> None:
     made = MADE_BY_PEOPLE | {each["spec"]["secretName"] for each in of_kind(built, "Certificate")}
     accounts = {each["metadata"]["name"] for each in of_kind(built, "ServiceAccount")}

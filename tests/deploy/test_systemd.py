@@ -49,8 +49,11 @@ def test_variables_are_settings_of_the_process(side: str) -> None:
 
 def test_the_example_of_settings_has_settings_alone() -> None:
     text = (FOLDER / "sonorant.env").read_text(encoding="utf-8")
-    for name in re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE):
-        assert any(not settings.unknown(side, {name}) for side in UNITS), name
+    for name, value in re.findall(r"^#?([A-Z_]+)=(.*)", text, re.MULTILINE):
+        sides = [side for side in UNITS if not settings.unknown(side, {name})]
+        assert sides, name
+        for side in sides:
+            settings.check(side, {name: value})
 
 
 @pytest.mark.parametrize("side", UNITS)

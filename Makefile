@@ -12,6 +12,7 @@ PYTHON ?= python3
 EXTRAS ?= torch kokoro
 VENV := .venv
 CLIENTS := .venv-clients
+RAY := .venv-ray
 BIN := $(VENV)/bin
 PIP := 26.3
 KOKORO := 0.9.4
@@ -59,7 +60,7 @@ test: $(call installed,$(RUN) dev) $(STUBS) web/node_modules/.installed  ## Run 
 	$(NPM) test
 	$(BIN)/python -m pytest -m "not more" $(ARGS)
 
-test-all: $(call installed,$(RUN) dev browser) $(CLIENTS)/installed $(STUBS) web  ## Run the tests that need more: a browser, clients, longer times
+test-all: $(call installed,$(RUN) dev browser) $(CLIENTS)/installed $(RAY)/installed $(STUBS) web  ## Run the tests that need more: a browser, clients, longer times
 	$(BIN)/python -m pytest -m more $(ARGS)
 
 test-clients: $(call installed,$(RUN) dev) $(CLIENTS)/installed $(STUBS)  ## Run the clients of OpenAI's API, each by its own package
@@ -103,7 +104,7 @@ lock:  ## Resolve every dependency anew and pin it in constraints.txt, the clien
 	rm -rf $(VENV)-lock
 
 clean:  ## Remove what was installed and generated
-	rm -rf $(VENV) $(VENV)-lock $(CLIENTS) tests/clients/node/node_modules web/dist web/node_modules dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lock $(CLIENTS) $(RAY) tests/clients/node/node_modules web/dist web/node_modules dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -f protos/tts/v1/*_pb2* $(STUBS)
 	find $(SOURCES) web -name __pycache__ -prune -exec rm -rf {} +
 
@@ -142,6 +143,13 @@ endif
 # Node for the console, where the machine has none that is new enough: `web/npm.sh` asks for it.
 $(VENV)/installed-console: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[console]"
+	@touch $@
+
+# Ray pins what it needs, and not what we do.
+$(RAY)/installed: deploy/ray/requirements.txt constraints.txt
+	rm -rf $(RAY) && $(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install -q --disable-pip-version-check pip==$(PIP)
+	$(RAY)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r deploy/ray/requirements.txt
 	@touch $@
 
 $(CLIENTS)/installed: tests/clients/requirements.txt tests/clients/constraints.txt tests/clients/node/package-lock.json

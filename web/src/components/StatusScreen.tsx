@@ -1,5 +1,6 @@
 /** The workers: device, memory, models, streams. */
 
+import { Fragment } from "preact";
 import type { Worker } from "../services/api/workers";
 import { fleet } from "../store/catalogue";
 import { bytesText } from "../store/text";
@@ -66,17 +67,23 @@ function WorkerCard({ worker }: { worker: Worker }) {
             </thead>
             <tbody>
               {models.map((model) => (
-                <tr key={model.id}>
-                  <th scope="row">
-                    {model.id}
-                    {model.reason && <p class="small-text worker-reason">{model.reason}</p>}
-                  </th>
-                  <td>
-                    <ModelStateChip state={model.state} />
-                  </td>
-                  <td class="number numbers">{model.active}</td>
-                  <td class="number numbers">{model.memory_bytes ? bytesText(model.memory_bytes) : "–"}</td>
-                </tr>
+                <Fragment key={model.id}>
+                  <tr>
+                    <th scope="row">{model.id}</th>
+                    <td>
+                      <ModelStateChip state={model.state} />
+                    </td>
+                    <td class="number numbers">{model.active}</td>
+                    <td class="number numbers">{model.memory_bytes ? bytesText(model.memory_bytes) : "–"}</td>
+                  </tr>
+                  {model.reason && (
+                    <tr>
+                      <td class="small-text worker-reason" colSpan={4}>
+                        {model.reason}
+                      </td>
+                    </tr>
+                  )}
+                </Fragment>
               ))}
             </tbody>
           </table>

@@ -59,7 +59,6 @@ class World:
             refused: Whether some requests are going to fail.
         """
         page = self.open(f"{(at or self.stack.gateway).url}/#/{screen}", POLICY_LISTENER)
-        page.set_default_timeout(20_000)
         if refused:
             page.expected += [REFUSED]
             page.troubles[:] = [trouble for trouble in page.troubles if not trouble.startswith(REFUSED)]
@@ -103,7 +102,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     add("org/gated", gated="auto")
     add("org/broken", weights=b"NONE")
     add("org/slow", orders="<hold=loaded>")
-    add("org/slow-to-speak", orders="<hold=loaded>")
+    add("org/slow-to-speak", orders="<hold=spoken>")
     add("org/a-model-whose-name-goes-on-and-on-until-there-is-no-room-for-it")
     hub.add("org/other", {"model.nemo": b"x"}, info={"library_name": "nemo", "trendingScore": 8})
     keys = folder / "keys"
@@ -271,6 +270,7 @@ def queued(world: World) -> Any:
 
 def a_model_loading(world: World) -> Any:
     page = world.visit()
+    world.held.append("spoken")
     pick_model(page, "org/slow-to-speak")
     speak(page, "One.")
     await_state(page, "loading")

@@ -38,7 +38,7 @@ export function prepare(): void {
 const NEAR_S = 60;
 
 /** Resolves when the end of a take's sound is near for whoever listens to it. */
-function isNear(to: Take): Promise<void> {
+function isNear(to: Take, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const stopWatching = effect(() => {
       const { clip, position } = playback.value;
@@ -46,6 +46,7 @@ function isNear(to: Take): Promise<void> {
       queueMicrotask(() => stopWatching());
       resolve();
     });
+    signal.addEventListener("abort", stopWatching, { once: true });
   });
 }
 

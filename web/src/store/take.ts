@@ -41,7 +41,7 @@ export interface TakeOptions {
   /** When the user asked for it, on `performance`'s clock. */
   askedMs?: number;
   /** Resolves when the next piece of a long text will be wanted soon; at once, if it is left out. */
-  isNear?: (take: Take) => Promise<void>;
+  isNear?: (take: Take, signal: AbortSignal) => Promise<void>;
 }
 
 export class Take {
@@ -116,7 +116,8 @@ export class Take {
 
   /** Gets ready for the piece that begins at this offset. */
   async #next(offset: number): Promise<void> {
-    await unlessAborted(this.#options.isNear?.(this) ?? Promise.resolve(), this.#abort.signal);
+    const { signal } = this.#abort;
+    await unlessAborted(this.#options.isNear?.(this, signal) ?? Promise.resolve(), signal);
     this.clip.append(new Int16Array(BETWEEN_S * SAMPLE_RATE_HZ));
     this.#firstChar = countChars(this.spec.input.slice(0, offset));
     this.#firstSample = this.clip.length;

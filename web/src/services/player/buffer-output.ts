@@ -7,6 +7,9 @@ import { FADE_S, type Output, RESUME_S, type Report } from "./output";
 
 const REPORT_MS = 40;
 
+/** How far ahead the first buffer is scheduled: what is due now has begun when the device gets to it, and would overlap. */
+const MARGIN_S = 0.01;
+
 interface Scheduled {
   source: AudioBufferSourceNode;
   startS: number;
@@ -68,6 +71,7 @@ export class BufferOutput implements Output {
     this.#firstAtS = null;
     this.#isEnded = false;
     this.#fadesIn = fadesIn;
+    this.#rest();
   }
 
   #schedule(): void {
@@ -80,11 +84,11 @@ export class BufferOutput implements Output {
       if (hasRunDry && !this.#isEnded && queued < RESUME_S * rate) return;
       if (hasRunDry) this.#underruns += 1;
       if (this.#fadesIn || hasRunDry) {
-        this.#gain.gain.setValueAtTime(0, nowS);
-        this.#gain.gain.linearRampToValueAtTime(1, nowS + FADE_S);
+        this.#gain.gain.setValueAtTime(0, nowS + MARGIN_S);
+        this.#gain.gain.linearRampToValueAtTime(1, nowS + MARGIN_S + FADE_S);
       }
       this.#fadesIn = false;
-      this.#nextS = nowS;
+      this.#nextS = nowS + MARGIN_S;
     }
     for (const samples of this.#waiting.splice(0)) {
       const buffer = this.#context.createBuffer(1, samples.length, rate);
@@ -137,6 +141,11 @@ export class BufferOutput implements Output {
     this.#timer ??= setInterval(() => this.#report(), REPORT_MS);
   }
 
+  #rest(): void {
+    clearInterval(this.#timer ?? undefined);
+    this.#timer = null;
+  }
+
   #report(): void {
     this.#schedule();
     const sounded = this.#sounded();
@@ -145,10 +154,7 @@ export class BufferOutput implements Output {
       -sounded,
     );
     const isDrained = this.#isEnded && !queued;
-    if (isDrained || this.#isHeld) {
-      clearInterval(this.#timer!);
-      this.#timer = null;
-    }
+    if (isDrained || this.#isHeld) this.#rest();
     this.onReport?.({
       played: this.#played + sounded,
       queued,

@@ -61,6 +61,7 @@ export class Player {
   #from = 0; // Where in the clip those since the last `clear` begin.
   #underrunsBefore = 0;
   #hasEnded = false; // Whether the output has been told of the end.
+  #scheduledMs = 0; // When the first of those was handed over.
   #resting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -146,6 +147,7 @@ export class Player {
     if (!clip || !this.#ready || state === "ended" || state === "idle") return;
     const end = Math.min(clip.length, this.playback.position + LEAD_S * this.sampleRateHz);
     if (end > this.#sent) {
+      if (this.#sent === this.#from) this.#scheduledMs = performance.now();
       if (this.#sent === 0) performance.mark("sonorant:first-scheduled");
       this.#ready.push(toFloats(clip.samples.subarray(this.#sent, end)));
       this.#sent = end;
@@ -166,7 +168,8 @@ export class Player {
       underruns: this.#underrunsBefore + report.underruns,
     };
     if (this.playback.firstAudibleMs === null && report.firstAtS !== null) {
-      change.firstAudibleMs = this.#heardAtMs(report.firstAtS);
+      // The two clocks are told apart by some milliseconds, and nothing is heard before it has been handed over.
+      change.firstAudibleMs = Math.max(this.#scheduledMs, this.#heardAtMs(report.firstAtS));
       performance.mark("sonorant:first-audible", { startTime: change.firstAudibleMs });
     }
     if (report.isDrained) {

@@ -300,6 +300,8 @@ def loading(camera: Camera, stack: Stack, hub: Hub) -> None:
     pick_model(page, "hexgrad/Kokoro-82M")
     speak(page, HARBOUR)
     page.get_by_text("Downloading the model").wait_for()
+    # The bar takes a moment to get there.
+    page.wait_for_timeout(500)
     camera.shoot("loading")
     page.keyboard.press("Escape")
 

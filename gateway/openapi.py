@@ -600,6 +600,7 @@ WORKER: Schema = {
         "engines": {"type": "array", "items": _STRING},
         **{name: {"type": "integer"} for name in ("active", "queued", "capacity", "outstanding")},
         "expected_wait_s": {"type": "number", "description": "How long one more would wait, in seconds."},
+        "suspect": {"type": "boolean", "description": "It has let a caller wait in vain, and comes last."},
         "memory_budget_bytes": {
             "type": ["integer", "null"],
             "description": "Most memory that models may hold; null if there is no bound.",

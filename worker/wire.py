@@ -172,6 +172,8 @@ def mark_message(mark: Mark) -> speech_pb2.Mark:
 def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusResponse:
     """Write what a worker is and has, now."""
     total, free = status.device.memory()
+    # Where a device does not tell its memory, the budget is a share of all that there might be.
+    is_bounded = status.models.budget < sys.maxsize // 2
     return models_pb2.WatchStatusResponse(
         worker_id=status.worker_id,
         boot_id=status.boot_id,
@@ -188,7 +190,8 @@ def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusRespo
         engines=sorted(status.registry.engines),
         starting=status.starting,
         expected_wait=duration(status.scheduler.expected_wait_s),
-        memory_budget_bytes=0 if status.models.budget >= sys.maxsize // 2 else status.models.budget,
+        memory_budget_bytes=status.models.budget if is_bounded else 0,
+        idle_bytes=status.models.idle_bytes,
     )
 
 

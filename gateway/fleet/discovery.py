@@ -65,8 +65,8 @@ class Discovery:
         while True:
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-            except OSError as error:
-                trouble = self._complain(source, str(error.strerror or error), trouble)
+            except (OSError, UnicodeError) as error:  # The latter: a name that none can be.
+                trouble = self._complain(source, str(error), trouble)
             else:
                 trouble = ""
                 hosts = sorted({str(place[0]) for *_, place in found})
@@ -109,7 +109,9 @@ def check(source: str) -> None:
     Raises:
         ValueError: It is not.
     """
-    if not any(form.fullmatch(source) for form in (ADDRESS, _NAME, _FILE)):
+    port = source.rpartition(":")[2]
+    is_port = not port.isdecimal() or 1 <= int(port) <= 65535 or bool(_FILE.fullmatch(source))
+    if not is_port or not any(form.fullmatch(source) for form in (ADDRESS, _NAME, _FILE)):
         raise ValueError(
             f"{source!r} says of no worker where it is; give HOST:PORT, unix:PATH, dns:///NAME:PORT or file:///PATH"
         )

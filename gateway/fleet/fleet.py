@@ -56,6 +56,7 @@ class Fleet:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._loads: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[WorkerLink]:
         return iter(self._links.values())
@@ -63,11 +64,13 @@ class Fleet:
     async def start(self) -> None:
         """Connect; returns at once, the workers come when they come."""
         self._tasks = [asyncio.create_task(self._discovery.run()), asyncio.create_task(self._replicate())]
+        for task in self._tasks:
+            task.add_done_callback(_complain_of_end)
         await asyncio.sleep(0)  # Addresses that are given are known from the first request on.
 
     async def stop(self) -> None:
         """Close every connection."""
-        tasks = [*self._tasks, *self._watches.values(), *self._leaving]
+        tasks = [*self._tasks, *self._loads, *self._watches.values(), *self._leaving]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -86,7 +89,7 @@ class Fleet:
                 continue
             try:
                 link = self._connect(address, self._changed.set)
-            except ValueError as error:  # A certificate that has been replaced by something else.
+            except (OSError, ValueError) as error:  # A certificate that has been replaced by something else.
                 log.error("worker cannot be connected to", address=address, why=str(error))
                 continue
             self._links[address] = link
@@ -100,8 +103,10 @@ class Fleet:
 
     async def idle(self) -> None:
         """Wait until no call is open, also none on workers that have left the list."""
-        await self._until(lambda: not self.outstanding)
-        await asyncio.gather(*self._leaving)
+        while self.outstanding or self._leaving:
+            await self._until(lambda: not self.outstanding)
+            if self._leaving:
+                await asyncio.wait(self._leaving)  # Which cancels none of them, should the waiting be over first.
 
     async def load(self, model: str, worker_id: str = "") -> AsyncIterator[Progress]:
         """Bring a model into the memory of some worker, or of the one of that name; iterate over its progress.
@@ -149,19 +154,18 @@ class Fleet:
     async def _let_go(self, link: WorkerLink) -> None:
         """Close the connection to a worker that has left the list, once its streams have ended."""
         try:
-            await self._until(lambda: not link.outstanding)
+            await self._until(lambda: link.is_idle)
         finally:
             await link.close()
 
     async def _replicate(self) -> None:
         replicas = Replicas()
-        loads: set[asyncio.Task[None]] = set()
         while True:
             await asyncio.sleep(LOOK_S)
             for model, link in replicas.wanted(list(self), asyncio.get_running_loop().time()).items():
                 log.info("model is crowded; it goes to one more worker", model=model, worker=link.worker_id)
-                loads.add(task := asyncio.create_task(self._bring(model, link)))
-                task.add_done_callback(loads.discard)
+                self._loads.add(task := asyncio.create_task(self._bring(model, link)))
+                task.add_done_callback(self._loads.discard)
 
     async def _bring(self, model: str, link: WorkerLink) -> None:
         try:
@@ -177,3 +181,9 @@ class Fleet:
         while not is_true():
             await self._changed.wait()
             self._changed.clear()
+
+
+def _complain_of_end(task: asyncio.Task[None]) -> None:
+    """Say that a task that runs as long as the gateway has ended before it; without it the fleet stays as it was."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("bug: the fleet is watched no more", exc_info=error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -25,6 +27,9 @@ COMPLAIN_AFTER_S = 10.0
 
 BUSY_WAIT_S = 0.1
 """A worker at which a call would have to wait that long cannot keep up with those that it has."""
+
+SUSPECT_S = 15.0
+"""How long a worker that has let a caller wait in vain comes last; then the next caller finds out."""
 
 PAUSE_S = 0.2
 """Pause before the status of a worker that was lost is asked for again."""
@@ -54,6 +59,8 @@ class WorkerLink:
         status: What the worker last said; None while it cannot be reached.
         trouble: Why it cannot be reached; empty if it can, or if nobody knows yet.
         calls: Calls open there, by model.
+        rpcs: What else is open there.
+        suspected_until_s: Until when it comes last, on a monotonic clock, since its device seems to hang.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class WorkerLink:
         self.status: models_pb2.WatchStatusResponse | None = None
         self.trouble = ""
         self.calls: Counter[str] = Counter()
+        self.rpcs = 0
+        self.suspected_until_s = 0.0
         self._others = 0
         self._on_change = on_change
         self._channel = open_aio_channel(address, tls, token)
@@ -95,6 +104,16 @@ class WorkerLink:
         return self.status is not None and self.status.starting
 
     @property
+    def is_suspect(self) -> bool:
+        """Whether it has let a caller wait in vain, and nobody has heard it speak since."""
+        return time.monotonic() < self.suspected_until_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of ours is open there."""
+        return not self.outstanding and not self.rpcs
+
+    @property
     def outstanding(self) -> int:
         """Calls open there, of this gateway."""
         return self.calls.total()
@@ -121,7 +140,7 @@ class WorkerLink:
     @property
     def crowd(self) -> int:
         """Models that are in its memory, on their way there, or asked for."""
-        held = {model.name for model in self.models if _DISTANCES[model.state] <= Distance.ON_ITS_WAY}
+        held = {model.name for model in self.models if _distance(model) <= Distance.ON_ITS_WAY}
         return len(held | self.calls.keys())
 
     @property
@@ -131,9 +150,19 @@ class WorkerLink:
             return 0
         return max(0, self.status.memory_budget_bytes - sum(model.memory_bytes for model in self.models))
 
+    def suspect(self) -> None:
+        """Note that it has let a caller wait in vain."""
+        if not self.is_suspect:
+            log.warning("worker seems to hang; it comes last", worker=self.worker_id, address=self.address)
+        self.suspected_until_s = time.monotonic() + SUSPECT_S
+
+    def trust(self) -> None:
+        """Note that it speaks."""
+        self.suspected_until_s = 0.0
+
     def distance(self, model: str) -> Distance:
         """How far it is from speaking with a model."""
-        return next((_DISTANCES[each.state] for each in self.models if each.name == model), Distance.REMOTE)
+        return next((_distance(each) for each in self.models if each.name == model), Distance.REMOTE)
 
     def can_serve(self, model: str) -> bool:
         """Whether it serves the model and has not failed to load it."""
@@ -142,7 +171,7 @@ class WorkerLink:
     def synthesize(self, request: speech_pb2.SynthesizeRequest) -> Call:
         """Begin a call; `Call.end` must end it."""
         self.calls[request.model] += 1
-        return Call(self._speech.Synthesize(request), self.address, lambda: self._ended(request.model))
+        return Call(self._speech.Synthesize(request), self, lambda: self._ended(request.model))
 
     def _ended(self, model: str) -> None:
         self.calls[model] -= 1
@@ -155,11 +184,9 @@ class WorkerLink:
         Raises:
             ApiError: It does not answer.
         """
-        try:
+        with self._counted():
             request = models_pb2.ResolveModelsRequest(models=models)
             return (await self._models.ResolveModels(request, timeout=ANSWER_S)).verdicts
-        except grpc.aio.AioRpcError as error:
-            raise _from_rpc(error, self.address) from error
 
     async def load(self, model: str) -> AsyncIterator[models_pb2.LoadModelResponse]:
         """Bring a model into the worker's memory; iterate over its progress.
@@ -169,15 +196,14 @@ class WorkerLink:
         """
         call = self._models.LoadModel(models_pb2.LoadModelRequest(name=model))
         stage = models_pb2.LOAD_STAGE_UNSPECIFIED
-        try:
-            async for progress in call:
-                stage = progress.stage
-                self._learn(progress.model)
-                yield progress
-        except grpc.aio.AioRpcError as error:
-            raise _from_rpc(error, self.address) from error
-        finally:
-            call.cancel()
+        with self._counted():
+            try:
+                async for progress in call:
+                    stage = progress.stage
+                    self._learn(progress.model)
+                    yield progress
+            finally:
+                call.cancel()
         if stage != models_pb2.LOAD_STAGE_READY:
             raise ApiError("ENGINE_FAILURE", f"the worker at {self.address} ended the load before its end")
 
@@ -194,10 +220,20 @@ class WorkerLink:
         Raises:
             ApiError: It is in use, or the worker does not answer.
         """
-        try:
+        with self._counted():
             await self._models.UnloadModel(models_pb2.UnloadModelRequest(name=model), timeout=UNLOAD_S)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count an rpc that is no speech, and read why it has failed."""
+        self.rpcs += 1
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise _from_rpc(error, self.address) from error
+        finally:
+            self.rpcs -= 1
+            self._on_change()
 
     async def watch(self) -> None:
         """Keep `status` true, through every loss of the worker, until cancelled."""
@@ -219,7 +255,7 @@ class WorkerLink:
                 complained_of = self.trouble
             finally:
                 asking.cancel()
-            self.status = None
+                self.status = None
             await asyncio.sleep(PAUSE_S)
 
     async def _ask_why_not(self) -> None:
@@ -247,41 +283,46 @@ class Call:
 
     Args:
         call: What gRPC has of it.
-        worker: Address of the worker, for messages.
+        link: The worker.
         on_end: Called once, when it has ended.
     """
 
     def __init__(
         self,
         call: grpc.aio.UnaryStreamCall[speech_pb2.SynthesizeRequest, speech_pb2.SynthesizeResponse],
-        worker: str,
+        link: WorkerLink,
         on_end: Callable[[], None],
     ) -> None:
         self._call = call
-        self._worker = worker
+        self._link = link
         self._on_end: Callable[[], None] | None = on_end
 
-    async def read(self, patience_s: float | None = None) -> speech_pb2.SynthesizeResponse | None:
+    async def read(self, patience_s: float) -> speech_pb2.SynthesizeResponse | None:
         """Read the next message; None at the end of the stream.
 
         Args:
-            patience_s: How long the worker may be silent, in seconds; None for as long as the call stands.
+            patience_s: How long the worker may be silent, in seconds.
 
         Raises:
-            ApiError: The call has failed, or was silent for too long.
+            ApiError: The call has failed, or was silent for too long: then the worker's device seems to hang.
             CancelledError: Another task has ended it, which is neither a failure nor the end.
         """
         try:
             async with asyncio.timeout(patience_s):
                 message = await self._call.read()
         except TimeoutError:
-            silent = f"the worker at {self._worker} was silent for {patience_s:g} s (SONORANT_CHUNK_TIMEOUT_S)"
+            self._link.suspect()
+            silent = f"the worker at {self._link.address} was silent for {patience_s:.0f} s"
             raise ApiError("ENGINE_FAILURE", silent) from None
         except grpc.aio.AioRpcError as error:
-            raise _from_rpc(error, self._worker) from error
+            failure = _from_rpc(error, self._link.address)
+            if failure.reason == "FIRST_AUDIO_TIMEOUT":
+                self._link.suspect()
+            raise failure from error
         finally:
             if not self._on_end:
                 raise asyncio.CancelledError
+        self._link.trust()
         return message if isinstance(message, speech_pb2.SynthesizeResponse) else None
 
     def end(self) -> None:
@@ -290,6 +331,11 @@ class Call:
             self._call.cancel()
             on_end, self._on_end = self._on_end, None
             on_end()
+
+
+def _distance(model: models_pb2.Model) -> Distance:
+    """How far a worker is from speaking with a model that it tells of; a newer one may know states that we do not."""
+    return _DISTANCES.get(model.state, Distance.REMOTE)
 
 
 def _from_rpc(error: grpc.aio.AioRpcError, worker: str) -> ApiError:

@@ -26,6 +26,7 @@ class Candidate(Protocol):
     Attributes:
         address: Where the worker is.
         is_up: Its status stream stands and it takes new calls.
+        is_suspect: Its device seems to hang.
         is_full: It has as many utterances as it takes.
         num_utterances: Utterances there, by its own count and by ours.
         crowd: Models there, ready or on their way.
@@ -37,6 +38,9 @@ class Candidate(Protocol):
 
     @property
     def is_up(self) -> bool: ...
+
+    @property
+    def is_suspect(self) -> bool: ...
 
     @property
     def is_full(self) -> bool: ...
@@ -61,8 +65,8 @@ C = TypeVar("C", bound=Candidate)
 def choose(workers: Iterable[C], model: str, tried: Collection[str] = ()) -> C | None:
     """Pick a worker: the nearest to speaking with the model.
 
-    Among those that are ready or getting there the least loaded, full ones last; among the others the one with the
-    most room, so that models spread and stay where they are.
+    Among those that are ready or getting there the least loaded; among the others the one with the most room, so that
+    models spread and stay where they are. One that seems to hang comes last.
 
     Args:
         workers: All of them, in the order that breaks ties; where gateways have the same order, they choose alike.
@@ -76,9 +80,10 @@ def choose(workers: Iterable[C], model: str, tried: Collection[str] = ()) -> C |
     def rank(worker: C) -> tuple[int, ...]:
         distance = worker.distance(model)
         if distance <= Distance.ON_ITS_WAY:
-            return distance, worker.is_full, worker.num_utterances
+            # One that is full will refuse, so it comes after one that is getting there.
+            return worker.is_suspect, Distance.ON_ITS_WAY if worker.is_full else distance, worker.num_utterances
         # In steps of a fifth: what is about the same is decided by what else there is, and not by a few bytes.
         room = int(4 * math.log2(1 + worker.room_bytes))
-        return distance, worker.is_full, -room, worker.crowd, worker.num_utterances
+        return worker.is_suspect, distance, worker.is_full, -room, worker.crowd, worker.num_utterances
 
     return min((worker for worker in workers if worker.is_up and worker.address not in tried), key=rank, default=None)

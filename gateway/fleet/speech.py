@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 from gateway.errors import ApiError
@@ -39,6 +40,7 @@ class Speech:
         self._request = request
         self._attempts = attempts
         self._chunk_timeout_s = chunk_timeout_s
+        self._begun_s = 0.0
         self._address = ""
         self._call: Call | None = None
         self._first: speech_pb2.SynthesizeResponse | None = None
@@ -65,6 +67,7 @@ class Speech:
                 self.cancel()
                 raise ApiError("ENGINE_FAILURE", f"the worker at {self._address} ended the call without audio")
             self.header = self._first.header
+            self._begun_s = time.monotonic()
             return
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -85,9 +88,14 @@ class Speech:
                 yield pcm
             if message.HasField("summary"):
                 self.summary = message.summary
-            message = await call.read(self._chunk_timeout_s)
+            message = await call.read(self._chunk_timeout_s + self._lead_s())
         if not self.summary or self.summary.total_samples != self.num_samples:
             raise ApiError("ENGINE_FAILURE", f"the worker at {self._address} ended the stream before its end")
+
+    def _lead_s(self) -> float:
+        """How far the audio that has come is ahead of a listener: for so long others may rightly go first."""
+        heard_s = self.num_samples / self.header.format.sample_rate_hz
+        return max(0.0, heard_s - (time.monotonic() - self._begun_s))
 
     @property
     def was_cut(self) -> bool:

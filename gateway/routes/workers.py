@@ -14,7 +14,10 @@ from gateway.fleet.link import WorkerLink
 async def list_workers(request: Request) -> Response:
     """`GET /api/workers`: each worker with its models, and which model speaks where a request names none."""
     catalogue: Catalogue = request.app.state.catalogue
-    workers = [{**describe(link), "models": _models(link)} for link in request.app.state.fleet]
+    workers = [
+        {**describe(link), "models": _models(link), **({"reason": link.trouble} if link.trouble else {})}
+        for link in request.app.state.fleet
+    ]
     return JSONResponse({"workers": workers, "default_model": catalogue.model_name(None)})
 
 
@@ -26,10 +29,10 @@ def state_of(link: WorkerLink) -> str:
 
 
 def describe(link: WorkerLink) -> dict[str, object]:
-    """Write a worker as JSON; of one that is down there is only its address, and why it cannot be reached."""
+    """Write a worker as JSON; of one that is down there is only its address."""
     status = link.status
     if not status:
-        return {"address": link.address, "state": state_of(link), **({"reason": link.trouble} if link.trouble else {})}
+        return {"address": link.address, "state": state_of(link)}
     device = status.device
     return {
         "address": link.address,
@@ -47,6 +50,7 @@ def describe(link: WorkerLink) -> dict[str, object]:
         "capacity": status.capacity,
         "expected_wait_s": round(status.expected_wait.ToTimedelta().total_seconds(), 3),
         "outstanding": link.outstanding,
+        "suspect": link.is_suspect,
         "memory_budget_bytes": status.memory_budget_bytes or None,
         "boot_id": status.boot_id,
         "build": status.build,

@@ -3,6 +3,7 @@
 import signal
 
 import httpx
+import pytest
 
 from tests.stack import TONE, eventually
 
@@ -108,6 +109,49 @@ def test_a_frozen_worker_is_noticed_and_the_others_go_on(start):
     finally:
         stack.workers[0].popen.send_signal(signal.SIGCONT)
     eventually(lambda: stack.gateway.up() == ["w0", "w1"], "it is back")
+
+
+def test_a_worker_whose_device_hangs_comes_last_until_it_speaks(start):
+    stack = start(workers=2, SONORANT_FIRST_AUDIO_TIMEOUT_S="1")
+    assert stack.speak(input="<hold=hang> one").json()["error"]["code"] == "timeout"
+    # By its calls it would be the first choice for each of these.
+    assert [worker_of(stack.speak(input="one")) for _ in range(4)] == ["w1"] * 4
+    (stack.signals / "hang").touch()
+    stack.workers[1].end(signal.SIGKILL)
+    eventually(lambda: stack.speak(input="one").status_code == 200, "the one that hung is asked when there is no other")
+    assert worker_of(stack.speak(input="one")) == "w0"
+
+
+def test_a_stream_that_falls_silent_is_cut(start):
+    stack = start(SONORANT_CHUNK_TIMEOUT_S="0.5")
+    with pytest.raises(httpx.RemoteProtocolError), stack.stream(input="one two <hold=silent> three") as answer:
+        answer.read()
+    assert "was silent for" in stack.gateway.output
+    (stack.signals / "silent").touch()
+    eventually(stack.is_idle, "nothing is left counted as running")
+
+
+def test_workers_of_a_file_come_and_go_and_finish_what_they_have_begun(start, tmp_path):
+    listed = tmp_path / "workers"
+    listed.write_text("")
+    stack = start(workers=2, SONORANT_WORKERS=f"file://{listed}", expect_ready=False)
+    first, second = stack.workers
+
+    def put(*workers) -> None:
+        fresh = tmp_path / "workers.new"
+        fresh.write_text("".join(f"{worker.address}\n" for worker in workers))
+        fresh.rename(listed)
+
+    eventually(lambda: first.is_ready() and second.is_ready(), "both are ready")
+    put(first)
+    eventually(lambda: stack.gateway.up() == ["w0"], "the first is found")
+    with stack.stream(input="word <hold=leaving> word") as answer:
+        assert worker_of(answer) == "w0"
+        put(second)
+        eventually(lambda: stack.gateway.up() == ["w1"], "the second has taken its place")
+        assert worker_of(stack.speak(input="one")) == "w1"
+        (stack.signals / "leaving").touch()
+        assert len(answer.read()) == 44 + 3 * 4800
 
 
 def test_a_draining_worker_gets_no_new_calls_and_loses_none(start):

@@ -54,9 +54,11 @@ def test_a_name_is_told_as_its_addresses():
     assert len(set(found)) == len(found)
 
 
-def test_a_name_that_nobody_knows_leaves_the_others_as_they_are():
-    found = asyncio.run(first(["dns:///no-such-host.invalid:50051", "a:1"], 1))
-    assert found == ["a:1"]
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", 64 * "a"])
+def test_a_name_that_nobody_knows_leaves_the_others_as_they_are(name, tmp_path):
+    path = tmp_path / "workers"
+    path.write_text("b:2\n")
+    assert asyncio.run(first([f"dns:///{name}:50051", "a:1", f"file://{path}"], 2)) == ["a:1", "b:2"]
 
 
 def test_a_file_is_read_again_when_it_has_changed(tmp_path):
@@ -106,7 +108,18 @@ def test_the_same_address_twice_is_one_worker(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["", "gpu1", "gpu1:port", "dns://gpu1:1", "dns:///gpu1", "file://workers", "http://a:1"]
+    "source",
+    [
+        "",
+        "gpu1",
+        "gpu1:port",
+        "gpu1:99999",
+        "dns:///gpu1:0",
+        "dns://gpu1:1",
+        "dns:///gpu1",
+        "file://workers",
+        "http://a:1",
+    ],
 )
 def test_what_says_of_no_worker_where_it_is_is_refused(source):
     with pytest.raises(ValueError, match="HOST:PORT"):

@@ -1,7 +1,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from gateway.fleet.replicas import CROWDED_S, IDLE_S, REST_S, Replicas
+from gateway.fleet.replicas import CROWDED_S, REST_S, Replicas
 from gateway.fleet.routing import Distance
 from protos.tts.v1 import models_pb2
 
@@ -22,12 +22,16 @@ class Seen:
     is_full: bool = False
     crowd: int = 0
     num_utterances: int = 0
+    is_suspect: bool = False
     room_bytes: int = 100 * MB
+    idle_bytes: int = 0
     engines: tuple[str, ...] = ("tone",)
 
     @property
     def status(self) -> models_pb2.WatchStatusResponse:
-        return models_pb2.WatchStatusResponse(engines=self.engines, memory_budget_bytes=200 * MB)
+        return models_pb2.WatchStatusResponse(
+            engines=self.engines, memory_budget_bytes=200 * MB, idle_bytes=self.idle_bytes
+        )
 
     def distance(self, model: str) -> Distance:
         return self.distances.get(model, Distance.REMOTE)
@@ -72,18 +76,14 @@ def test_it_goes_to_none_that_is_busy_starting_down_or_has_failed_with_it():
         Seen("c", is_starting=True),
         Seen("d", is_up=False),
         Seen("e", {"m": Distance.FAILED}),
+        Seen("f", is_suspect=True),
     ]
     assert wanted(speaking(), *others) == {}
 
 
-def test_what_nobody_has_asked_for_lately_makes_room():
-    held = models_pb2.Model(name="old", engine="tone", memory_bytes=60 * MB)
-    crowded, full = speaking(), Seen("b", {"old": Distance.READY}, [held], Counter(old=1), room_bytes=0)
-    replicas = Replicas()
-    replicas.wanted([crowded, full], 0.0)
-    full.calls.clear()
-    assert replicas.wanted([crowded, full], CROWDED_S) == {}
-    assert replicas.wanted([crowded, full], CROWDED_S + max(REST_S, IDLE_S)) == {"m": full}
+def test_what_nobody_has_used_lately_makes_room():
+    assert wanted(speaking(), Seen("b", room_bytes=20 * MB)) == {}
+    assert wanted(speaking(), Seen("b", room_bytes=20 * MB, idle_bytes=30 * MB)) == {"m": "b"}
 
 
 def test_after_a_try_it_rests():

@@ -10,6 +10,7 @@ class Seen:
     is_up: bool = True
     stands: Distance = Distance.READY
     is_full: bool = False
+    is_suspect: bool = False
     crowd: int = 0
     room_bytes: int = 0
 
@@ -34,8 +35,17 @@ def test_a_worker_that_is_nearer_to_speaking_goes_before_an_idle_one():
     assert tried == [distance.name for distance in reversed(order)]
 
 
-def test_a_full_worker_comes_last_among_its_like():
+def test_a_full_worker_comes_after_one_that_is_getting_there():
     assert choose([Seen("a", is_full=True), Seen("b", 9)], "m").address == "b"
+    workers = [Seen("a", 8, is_full=True), Seen("b", 2, stands=Distance.ON_ITS_WAY), Seen("c", stands=Distance.LOCAL)]
+    assert choose(workers, "m").address == "b"
+    assert choose(workers, "m", ["b"]).address == "a"
+
+
+def test_one_that_seems_to_hang_comes_last():
+    workers = [Seen("a", is_suspect=True), Seen("b", 9, stands=Distance.REMOTE)]
+    assert choose(workers, "m").address == "b"
+    assert choose(workers, "m", ["b"]).address == "a"
 
 
 def test_a_model_that_nobody_has_goes_where_most_room_is():

@@ -55,6 +55,9 @@ WARMUP_STEPS = 2
 MOST_FETCHES = 64
 """Models that are fetched at the same time, those among them of which everything is here."""
 
+IDLE_S = 10.0
+"""After how long without use a model's memory is as good as free for others."""
+
 NOTICE_S = 0.1
 """Progress of a download is told no more often than this."""
 
@@ -176,6 +179,16 @@ class Residency:
     def __iter__(self) -> Iterator[Resident]:
         """Those of which it is known who serves them, by name."""
         return iter(sorted((each for each in self._residents.values() if each.engine), key=lambda each: each.name))
+
+    @property
+    def idle_bytes(self) -> int:
+        """Memory of models that may leave and that nobody has used lately, in bytes."""
+        lately = time.monotonic() - IDLE_S
+        return sum(
+            each.size
+            for each in self._residents.values()
+            if each.model and not each.users and each.used_at <= lately and each.name not in self._pinned
+        )
 
     async def look_on_disk(self) -> None:
         """Learn which models of the hub are on disk, and forget those that no longer are."""

@@ -69,10 +69,16 @@ class Place:
         port, self._lock = _take_port(host, first_port)
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._node = ray.get_runtime_context().get_node_id()
+        own = {"SONORANT_LISTEN": self._address}
+        if metrics := environment.get("SONORANT_METRICS_LISTEN"):
+            # Counted up from the port that is set, since a node has several workers.
+            where, _, first_metrics_port = metrics.rpartition(":")
+            metrics_port, self._metrics_lock = _take_port(where.strip("[]"), int(first_metrics_port))
+            own["SONORANT_METRICS_LISTEN"] = f"{where}:{metrics_port}"
         # Ray has put into the environment which GPU is this actor's.
         self._process = subprocess.Popen(  # noqa: S603
             [python, "-m", "worker"],
-            env={**os.environ, **environment, "SONORANT_LISTEN": self._address},
+            env={**os.environ, **environment, **own},
             preexec_fn=_end_with_parent,
         )
 
@@ -193,6 +199,7 @@ class Fleet:
     _has_started: bool = False
     _last_status: int | None = None
     _written: str | None = None
+    _adopted: set[str] = field(default_factory=set)
     _backoff_s: float = BACKOFF_S[0]
     _not_before: float = 0.0
 
@@ -201,6 +208,7 @@ class Fleet:
         for name in sorted(ray.util.list_named_actors()):
             actor = ray.get_actor(name)
             self.workers.append(Worker(name, actor, actor.look.remote()))
+            self._adopted.add(name)
 
     def keep(self, ending: threading.Event) -> int:
         """Keep as many as are wanted, until the end; then end them.
@@ -293,6 +301,8 @@ class Fleet:
 
     def write(self) -> None:
         """Write the addresses, an address a line, if they have changed."""
+        if any(worker.name in self._adopted and not worker.address for worker in self.workers):
+            return  # One that was taken over has not said yet where it is; it stays in the file meanwhile.
         text = "".join(f"{worker.address}\n" for worker in self.workers if worker.address)
         if text != self._written:
             write(self.file, text)

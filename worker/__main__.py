@@ -11,6 +11,7 @@ try:
     import uvloop
     from pydantic import ValidationError
 
+    from worker import tracing
     from worker.device import keep_one_heap, spin_briefly
     from worker.server import serve
     from worker.settings import Settings, WrongSetting
@@ -35,6 +36,11 @@ def main() -> int:
             name = f"SONORANT_{'_'.join(map(str, wrong['loc'][:1])).upper()}"
             print(f"{name}={wrong['input']}: {wrong['msg']}", file=sys.stderr)
         return WRONG_SETTING
+    try:
+        tracing.configure(settings.worker_id)
+    except WrongSetting as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return WRONG_SETTING
     configure_logs(settings)
     keep_one_heap()
     spin_briefly()
@@ -51,6 +57,7 @@ def configure_logs(settings: Settings) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([tracing.add_trace_id] if tracing.is_on() else []),
     ]
     if settings.log_format == "json":
         tracebacks = structlog.processors.ExceptionRenderer(

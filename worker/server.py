@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
-from worker import device
+from worker import device, tracing
 from worker.admission import Admission
 from worker.changes import Changes
 from worker.engines.registry import Registry
@@ -171,6 +171,7 @@ async def serve(settings: Settings) -> None:
         log.warning("grace is over; streams are cut", streams=scheduler.active + scheduler.queued)
     await server.stop(0.1)
     scheduler.stop(1.0)
+    tracing.end()
     log.info("worker ended")
     os._exit(0)  # A step, a load or a download that hangs cannot be stopped, and would keep the process from ending.
 

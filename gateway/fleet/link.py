@@ -9,6 +9,7 @@ import grpc
 import structlog
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway import tracing
 from gateway.errors import TABLE, ApiError
 from gateway.fleet.routing import Distance, choose
 from protos.client import CHANNEL_OPTIONS
@@ -273,7 +274,8 @@ class Speech:
     def _begin(self, link: WorkerLink) -> None:
         self._link = link
         link.outstanding += 1
-        self._call = link.speech.Synthesize(self._request)
+        speak = link.speech.Synthesize
+        self._call = tracing.attempt(lambda more: speak(self._request, metadata=more), link.address, self.moves)
 
     async def _read(self) -> speech_pb2.SynthesizeResponse | None:
         call = self._call

@@ -102,6 +102,8 @@ async def serve(settings: Settings) -> None:
         deny=settings.deny_models,
         # Less than a caller waits, so that the caller is told that there is no room, and not that it takes long.
         patience_s=0.8 * settings.first_audio_timeout_s,
+        on_load=metrics.note_load,
+        on_eviction=metrics.note_eviction,
     )
     with _setting("DEFAULT_MODEL" if settings.preload is None else "PRELOAD", ",".join(settings.preloaded)):
         preloaded = [models.find(name) for name in settings.preloaded]

@@ -174,7 +174,7 @@ def request(scope: Mapping[str, Any], headers: Mapping[str, str], request_id: st
     parent = TraceContextTextMapPropagator().extract(
         {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
     )
-    method = scope.get("method", "WEBSOCKET")
+    method = scope.get("method", "GET")  # By which a WebSocket begins.
     about = {"http.request.method": method, "url.path": scope["path"], "sonorant.request_id": request_id}
     return Traced(_tracer.start_span(method, parent, SpanKind.SERVER, about))
 

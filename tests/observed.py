@@ -48,6 +48,11 @@ class Observed:
                     found.setdefault(sample.name, set()).update(sample.labels)
         return found
 
+    def values(self, name: str, label: str) -> set[str]:
+        """What a label of a metric's samples has been."""
+        scrapes = (*self.gateway, *self.worker)
+        return {labels[label] for scrape in scrapes for labels in scrape.labels(name) if label in labels}
+
     def moved(self, name: str) -> bool:
         """Whether some sample of a metric, or the count of a histogram, has ever been other than zero."""
         names = (name, f"{name}_count")

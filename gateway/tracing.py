@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -38,6 +39,9 @@ SAMPLERS = (
 
 BATCH = 64
 """Spans that are encoded at once: that holds the interpreter's lock, some 40 µs for each."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long the thread that exports may keep the event loop waiting; it would be 5 ms."""
 
 FLUSH_S = 2.0
 """How long the last spans may take to be handed over when the process ends."""
@@ -103,6 +107,7 @@ def configure() -> None:
     # What the operator says in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES goes before that.
     resource = Resource.create(about).merge(OTELResourceDetector().detect())
     size = None if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ else BATCH
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(exporter, max_export_batch_size=size))
     _tracer = _provider.get_tracer("sonorant")

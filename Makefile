@@ -12,6 +12,7 @@ PYTHON ?= python3
 EXTRAS ?= torch kokoro
 VENV := .venv
 CLIENTS := .venv-clients
+RAY := .venv-ray
 BIN := $(VENV)/bin
 PIP := 26.3
 KOKORO := 0.9.4
@@ -38,27 +39,43 @@ CLIENTS_PYTHON ?= $(shell for each in $(PYTHON) python3.12 python3.13 python3.14
 STUBS := protos/tts/v1/.generated
 SOURCES := gateway worker protos deploy tests
 
-.PHONY: run test test-all test-clients check bench bench-gpu protos fmt lock clean help
+NPM := web/npm.sh
+# Folders too: a file that has gone is a change.
+CONSOLE := $(shell find web/src web/public ! -name '*.test.*' 2>/dev/null) \
+  $(wildcard $(addprefix web/,index.html package.json package-lock.json tsconfig.json vite.config.ts))
+
+.PHONY: run web test test-all test-clients check screenshots bench bench-gpu protos fmt lock clean help
 .DEFAULT_GOAL := help
 
 run: $(call installed,$(RUN)) $(STUBS)  ## Start a worker per GPU (else one on the CPU) and the gateway; Ctrl-C ends them
+	@# Nobody shall be without speech because there is no Node and no registry to take one from.
+	@$(MAKE) -q web >/dev/null 2>&1 || { echo "sonorant: building the console" >&2; \
+	  PIP_RETRIES=1 npm_config_fetch_retries=1 $(MAKE) web >$(VENV)/console.log 2>&1 || echo \
+	  "sonorant: the console cannot be built, and the API does without it; $(VENV)/console.log says why" >&2; }
 	@exec $(BIN)/python -m deploy.local
 
-test: $(call installed,$(RUN) dev) $(STUBS)  ## Run the tests
+web: web/dist/index.html  ## Build the console, the page at /
+
+test: $(call installed,$(RUN) dev) $(STUBS) web/node_modules/.installed  ## Run the tests, those of the console first
+	$(NPM) test
 	$(BIN)/python -m pytest -m "not more" $(ARGS)
 
-test-all: $(call installed,$(RUN) dev browser) $(CLIENTS)/installed $(STUBS)  ## Run the tests that need more: a browser, clients, longer times
+test-all: $(call installed,$(RUN) dev browser) $(CLIENTS)/installed $(RAY)/installed $(STUBS) web  ## Run the tests that need more: a browser, clients, longer times
 	$(BIN)/python -m pytest -m more $(ARGS)
 
 test-clients: $(call installed,$(RUN) dev) $(CLIENTS)/installed $(STUBS)  ## Run the clients of OpenAI's API, each by its own package
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
-check: $(call installed,$(RUN) dev) $(STUBS)  ## Check style, types, import layers and the contract
+check: $(call installed,$(RUN) dev) $(STUBS) web/node_modules/.installed  ## Check style, types, import layers and the contract
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check
+	$(NPM) run check
+
+screenshots: $(call installed,$(RUN) dev browser) $(STUBS) web  ## Take pictures of the console
+	$(BIN)/python -m tests.web.screenshots $(ARGS)
 
 bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure on the CPU; writes tables and bench-results/*.{json,png}
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -66,18 +83,19 @@ bench: $(call installed,$(RUN) dev) $(STUBS)  ## Measure on the CPU; writes tabl
 bench-gpu: $(call installed,$(RUN) dev) $(STUBS)  ## Measure models of full size on a GPU
 	$(BIN)/python -m tests.bench.gpu $(ARGS)
 
-protos: $(call installed,$(RUN))  ## Generate the stubs
+protos: $(call installed,$(RUN))  ## Generate the stubs and docs/protocol.md
 	$(BIN)/python -m protos.generate
 	@touch $(STUBS)
 
-fmt: $(call installed,$(RUN) dev)  ## Format the code and mend what can be mended
+fmt: $(call installed,$(RUN) dev) web/node_modules/.installed  ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+	$(NPM) run fmt
 
 lock:  ## Resolve every dependency anew and pin it in constraints.txt, the clients' too
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
-	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,kokoro,protos,dev,browser]"
+	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,kokoro,protos,dev,browser,console]"
 	$(VENV)-lock/bin/python -m pip freeze --exclude sonorant | sed 's/+cpu$$//' >constraints.txt
 	rm -rf $(VENV)-lock && $(CLIENTS_PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
@@ -86,14 +104,22 @@ lock:  ## Resolve every dependency anew and pin it in constraints.txt, the clien
 	rm -rf $(VENV)-lock
 
 clean:  ## Remove what was installed and generated
-	rm -rf $(VENV) $(VENV)-lock $(CLIENTS) tests/clients/node/node_modules dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lock $(CLIENTS) $(RAY) tests/clients/node/node_modules web/dist web/node_modules dist build bench-results .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -f protos/tts/v1/*_pb2* $(STUBS)
 	find $(SOURCES) web -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py | $(call installed,$(RUN))
+web/dist/index.html: $(CONSOLE) | web/node_modules/.installed
+	$(NPM) run build
+	@touch $@
+
+web/node_modules/.installed: web/package-lock.json
+	$(NPM) ci --ignore-scripts
+	@touch $@
+
+$(STUBS): $(wildcard protos/tts/v1/*.proto) protos/generate.py protos/document.py | $(call installed,$(RUN))
 	$(BIN)/python -m protos.generate
 	@touch $@
 
@@ -112,6 +138,18 @@ ifneq ($(filter kokoro,$(EXTRAS)),)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps kokoro==$(KOKORO) || \
 	  echo "sonorant: Kokoro is left out: its package needs Python 3.10 to 3.12" >&2
 endif
+	@touch $@
+
+# Node for the console, where the machine has none that is new enough: `web/npm.sh` asks for it.
+$(VENV)/installed-console: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[console]"
+	@touch $@
+
+# Ray pins what it needs, and not what we do.
+$(RAY)/installed: deploy/ray/requirements.txt constraints.txt
+	rm -rf $(RAY) && $(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install -q --disable-pip-version-check pip==$(PIP)
+	$(RAY)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r deploy/ray/requirements.txt
 	@touch $@
 
 $(CLIENTS)/installed: tests/clients/requirements.txt tests/clients/constraints.txt tests/clients/node/package-lock.json

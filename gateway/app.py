@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,8 @@ from starlette.routing import Route, WebSocketRoute
 from gateway.auth import KeyFile, Keys
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError, ClientGone, on_api_error, on_client_gone, on_http_error
-from gateway.fleet.link import Fleet
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.link import WorkerLink
 from gateway.hub import HubList
 from gateway.metrics import Metrics
 from gateway.quotas import Quotas
@@ -92,7 +94,8 @@ def create_app(settings: Settings) -> Starlette:
         KeysFileError: The file of API keys cannot be used.
     """
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
-    fleet = Fleet(settings.workers)
+    connect = functools.partial(WorkerLink, tls=settings.tls, token=settings.worker_token.get_secret_value())
+    fleet = Fleet(settings.workers, settings.chunk_timeout_s, connect)
     hub = HubList(settings.cache_dir, settings.catalogue_ttl_s)
 
     @asynccontextmanager

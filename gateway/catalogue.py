@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet
+from gateway.fleet.fleet import Fleet
 from gateway.hub import TASK, HubList, Listed
 from gateway.settings import Settings
 from protos.tts.v1 import models_pb2

@@ -51,6 +51,7 @@ TABLE: Final[dict[str, Form]] = {
     "FIRST_AUDIO_TIMEOUT": Form("DEADLINE_EXCEEDED", 504, SERVER, "timeout"),
     "ENGINE_FAILURE": Form("INTERNAL", 500, SERVER, "engine_failure"),
     "LOAD_FAILURE": Form("INTERNAL", 502, SERVER, "load_failure"),
+    "WRONG_TOKEN": Form("UNAUTHENTICATED", 503, SERVER, "wrong_worker_token"),
     # ---- the gateway's own
     "NO_WORKER": Form(None, 503, SERVER, "no_worker"),
     "UNAUTHENTICATED": Form(None, 401, INVALID, "invalid_api_key"),

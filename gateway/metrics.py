@@ -20,7 +20,8 @@ from prometheus_client import (
 )
 
 from gateway.auth import KeyFile
-from gateway.fleet.link import Fleet, Speech
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.speech import Speech
 
 FIRST_AUDIO_S = (
     *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
@@ -129,6 +130,13 @@ class Metrics:
         self._underruns = self._counter("underruns", "Times that a listener at real time has run dry.", "model")
         self._underrun = self._counter("underrun_seconds", "For how long listeners were dry.", "model")
         self._moves = self._counter("moves", "Workers that failed an utterance before it began.", "model")
+        self._replicas = self._counter(
+            "replications",
+            "Times that a model whose workers could not keep up was brought to one more.",
+            "model",
+            "outcome",
+        )
+        fleet.on_replica = lambda model, outcome: self._replicas.labels(self._known(model), outcome).inc()
         self._workers = self._gauge("workers", "Workers by their state.", "state")
         self._streams = self._gauge("streams", "Calls open at workers.")
         self._sessions = self._gauge("sessions", "WebSockets open.")

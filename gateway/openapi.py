@@ -37,6 +37,7 @@ WHEN: dict[str, str] = {
     "ENGINE_FAILURE": "The engine failed before the first audio.",
     "LOAD_FAILURE": "The engine could not load the model.",
     "NO_WORKER": "No worker can be reached.",
+    "WRONG_TOKEN": "The worker asks for another token than the gateway's.",
     "UNAUTHENTICATED": "The API key is missing or wrong.",
     "RATE_LIMITED": "The key has made as many requests, or has as many streams open, as it may.",
     "CHARACTERS_LIMITED": "The key has asked for as much text as it may.",
@@ -55,7 +56,7 @@ WHEN: dict[str, str] = {
 SPEAKING = (
     *("UNSPEAKABLE_TEXT", "UNSUPPORTED_OPTION", "MODEL_NOT_FOUND", "UNSUPPORTED_MODEL", "MODEL_FORBIDDEN"),
     *("VOICE_NOT_FOUND", "MODEL_LOADING", "HUB_UNAVAILABLE", "DISK_FULL", "OUT_OF_MEMORY", "OVERLOADED", "DRAINING"),
-    *("FIRST_AUDIO_TIMEOUT", "ENGINE_FAILURE", "LOAD_FAILURE", "NO_WORKER"),
+    *("FIRST_AUDIO_TIMEOUT", "ENGINE_FAILURE", "LOAD_FAILURE", "NO_WORKER", "WRONG_TOKEN"),
 )
 """What can go wrong between the request and its first audio."""
 
@@ -578,6 +579,7 @@ STANDING: Schema = {
         "id": _STRING,
         "state": {"enum": [*STATES.values(), "unknown"]},
         "active": {"type": "integer", "description": "Utterances that it is speaking."},
+        "calls": {"type": "integer", "description": "Calls of this gateway among them, or on their way there."},
         "memory_bytes": {"type": ["integer", "null"], "description": "What it holds; null if it is not in memory."},
         "downloaded_bytes": {"type": "integer"},
         "download_bytes": {"type": "integer"},
@@ -598,10 +600,16 @@ WORKER: Schema = {
         "engines": {"type": "array", "items": _STRING},
         **{name: {"type": "integer"} for name in ("active", "queued", "capacity", "outstanding")},
         "expected_wait_s": {"type": "number", "description": "How long one more would wait, in seconds."},
+        "memory_budget_bytes": {
+            "type": ["integer", "null"],
+            "description": "Most memory that models may hold; null if there is no bound.",
+        },
+        "boot_id": {"type": "string", "description": "Another one with every start of the worker."},
         "build": _STRING,
+        "reason": {"type": "string", "description": "Why it cannot be reached."},
     },
     "required": ["address", "state"],
-    "description": "Of a worker that is down nothing more than this is known.",
+    "description": "Of a worker that is down nothing more is known than its address, and maybe why.",
 }
 
 LISTED = _object(

@@ -11,7 +11,8 @@ from google.protobuf.struct_pb2 import Struct
 from gateway.audio.encode import Encoder, encoder, rates_of
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet, Speech
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.speech import Speech
 from gateway.schema import SpeechOptions
 from gateway.settings import Settings
 from gateway.voices import VoiceStore

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-_ADDRESS = re.compile(r"unix:.+|(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
+from gateway.fleet.discovery import check
+from protos.tls import Tls, check_certificates, check_pair
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
@@ -31,8 +32,22 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address that the gateway listens at.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the gateway listens at.")
     workers: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("127.0.0.1:50051",), min_length=1, description="Addresses of the workers, `HOST:PORT`, separated by commas."
+        ("127.0.0.1:50051",),
+        min_length=1,
+        description="Where the workers are, separated by commas: `HOST:PORT`, `dns:///NAME:PORT`, `file:///PATH`.",
     )
+    chunk_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="How long a worker may be silent within a stream; then it is cut."
+    )
+    tls_ca: Path | None = Field(
+        None, description="File of the certificates that sign those of workers; plaintext without it."
+    )
+    tls_cert: Path | None = Field(None, description="File of the gateway's certificate, for workers that ask for one.")
+    tls_key: Path | None = Field(None, validate_default=True, description="The private key of the certificate.")
+    tls_name: str = Field(
+        "", description="Name that the certificates of workers have, where it is not what they are reached by."
+    )
+    worker_token: SecretStr = Field(SecretStr(""), description="What workers ask for; nothing is sent if empty.")
     default_model: str = Field("maureesewilliams/hibari", min_length=1, description="Model of requests that name none.")
     default_format: Literal["wav", "mp3", "opus", "aac", "flac", "pcm"] = Field(
         "wav", description="Format of requests that name none."
@@ -74,10 +89,40 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="`console` for people, `json` for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
-    @field_validator("api_keys_file", mode="before")
+    @field_validator("api_keys_file", "tls_ca", "tls_cert", "tls_key", mode="before")
     @classmethod
     def _may_be_empty(cls, value: object) -> object:
         return value or None
+
+    @field_validator("tls_ca", "tls_cert")
+    @classmethod
+    def _are_certificates(cls, value: Path | None) -> Path | None:
+        if value:
+            check_certificates(value)
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _fits(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_ca" in info.data and "tls_cert" in info.data:  # Else that is wrong already, and is said.
+            check_pair(info.data["tls_cert"], value)
+            if value and not info.data["tls_ca"]:
+                raise ValueError("a certificate to show needs SONORANT_TLS_CA, too, to know the workers by")
+        return value
+
+    @field_validator("worker_token")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch("[!-~]*", value.get_secret_value()):  # Never quoted: it is a secret.
+            raise ValueError("it must be of letters, digits and signs of ASCII, without spaces")
+        return value
+
+    @field_validator("tls_name")
+    @classmethod
+    def _has_a_use(cls, value: str, info: ValidationInfo) -> str:
+        if value and "tls_ca" in info.data and not info.data["tls_ca"]:
+            raise ValueError("a name to expect needs SONORANT_TLS_CA, too")
+        return value
 
     @field_validator("workers", "cors_origins", mode="before")
     @classmethod
@@ -96,10 +141,9 @@ class Settings(BaseSettings):
 
     @field_validator("workers")
     @classmethod
-    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for address in value:
-            if not _ADDRESS.fullmatch(address):
-                raise ValueError(f"{address!r} is no address of a worker; give HOST:PORT or unix:PATH")
+    def _are_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for source in value:
+            check(source)
         if len(set(value)) < len(value):
             raise ValueError("an address stands there twice")
         return value
@@ -111,6 +155,11 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin; give https://HOST[:PORT], or * for any")
         return value
+
+    @property
+    def tls(self) -> Tls | None:
+        """How workers are known, and what they are shown; None for plaintext."""
+        return Tls(self.tls_ca, self.tls_cert, self.tls_key, self.tls_name) if self.tls_ca else None
 
     @property
     def kbps(self) -> dict[str, int]:

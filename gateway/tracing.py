@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextvars import Token
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -57,6 +58,7 @@ Metadata = Sequence[tuple[str, str]]
 _tracer: Tracer | None = None
 _provider: TracerProvider | None = None
 _ending: set[asyncio.Task[None]] = set()
+_silent: WeakSet[Call] = WeakSet()
 
 
 class WrongTracing(Exception):
@@ -245,6 +247,12 @@ def attempt(begin: Callable[[Metadata | None], AnyCall], address: str, moves: in
     return call
 
 
+def note_silent(call: Call) -> None:
+    """Note that a call is given up since its worker is silent: its span is that of a failure."""
+    if _tracer:
+        _silent.add(call)
+
+
 def add_trace_id(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the trace that an event of the log belongs to (a processor of structlog)."""
     from opentelemetry import trace
@@ -260,10 +268,11 @@ async def _end_attempt(span: Span, call: Call, ended_ns: int) -> None:
 
     code = await call.code()
     span.set_attribute("rpc.grpc.status_code", code.value[0])
-    # Who cancels a call is this side: its client has gone, or wants to hear no more.
-    span.set_attribute("sonorant.outcome", {"OK": "ok", "CANCELLED": "cancelled"}.get(code.name, "failed"))
-    if code.name not in ("OK", "CANCELLED"):
-        span.set_attribute("error.type", code.name)
+    # Who cancels a call is this side: its client has gone or wants to hear no more, or its worker says nothing more.
+    error = "SILENT" if call in _silent else "" if code.name in ("OK", "CANCELLED") else code.name
+    span.set_attribute("sonorant.outcome", "failed" if error else {"OK": "ok"}.get(code.name, "cancelled"))
+    if error:
+        span.set_attribute("error.type", error)
         span.set_status(StatusCode.ERROR, str(await call.details()) if code.name in BROKEN else None)
     span.end(ended_ns)
 

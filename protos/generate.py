@@ -1,7 +1,8 @@
 """`make protos` and the proto part of `make check`.
 
-    python -m protos.generate           write the stubs, and add what is new to fields.lock
-    python -m protos.generate --check   change nothing; complain if stubs, lock or style are off
+    python -m protos.generate           write the stubs and docs/protocol.md, and add what is new to fields.lock
+    python -m protos.generate --docs    write docs/protocol.md alone
+    python -m protos.generate --check   change nothing; complain if stubs, page, lock or style are off
 
 The lock remembers every field and enum value that was ever published. A number that has gone must be `reserved`, and
 one that is there must mean what it always meant; otherwise old and new processes would misread each other.
@@ -19,9 +20,12 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
+from protos import document
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "protos").rglob("*.proto"))
 LOCK = ROOT / "protos" / "fields.lock"
+PAGE = ROOT / "docs" / "protocol.md"
 
 _SNAKE, _PASCAL = re.compile(r"[a-z][a-z0-9_]*"), re.compile(r"[A-Z][A-Za-z0-9]*")
 
@@ -30,16 +34,20 @@ def main() -> int:
     """Generate or check; return the exit status."""
     described = describe()
     if sys.argv[1:] == ["--check"]:
-        problems = [*style(described), *broken_promises(described), *stale_stubs()]
+        problems = [*style(described), *broken_promises(described), *stale_stubs(), *stale_page(described)]
         for problem in problems:
             print(problem, file=sys.stderr)
         return 1 if problems else 0
+    if sys.argv[1:] == ["--docs"]:
+        write_page(described)
+        return 0
     if problems := broken_promises(described, new_is_fine=True):
         print("\n".join(problems), file=sys.stderr)
         return 1
     compile_into(ROOT)
     locked = {**read_lock(), **dict(published(described))}
     LOCK.write_text("".join(f"{key} {value}\n" for key, value in sorted(locked.items())), encoding="utf-8")
+    write_page(described)
     return 0
 
 
@@ -88,6 +96,19 @@ def stale_stubs() -> list[str]:
         f"{path}: not what the sources give; run `make protos`"
         for path in sorted({*wrong, *(there.keys() - fresh.keys())})
     ]
+
+
+def write_page(described: descriptor_pb2.FileDescriptorSet) -> None:
+    """Write the contract as a page for people."""
+    PAGE.parent.mkdir(exist_ok=True)  # Images are made without the pages.
+    PAGE.write_text(document.render(described), encoding="utf-8")
+
+
+def stale_page(described: descriptor_pb2.FileDescriptorSet) -> list[str]:
+    """Say whether the page is not what the sources give."""
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == document.render(described):
+        return []
+    return [f"{PAGE.relative_to(ROOT)}: not what the sources give; run `make protos`"]
 
 
 def published(described: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,10 @@ def observe(folder: Path) -> Observed:
             _load(workers[0], f"org/{name}")
         _load(workers[1], "org/a")
         eventually(lambda: told_by_workers()[1]("sonorant_worker_evictions_total", reason="idle"), "an idle one leaves")
+        with _held(stack, "crowded", *[{"model": "org/b"}] * 2):
+            eventually(
+                lambda: Scrape.of(stack.url)("sonorant_gateway_replications_total"), "a second worker has it, too"
+            )
         _callers(stack)
         gateways, told = [], []
         with _much_going_on(stack):
@@ -142,19 +147,25 @@ def _callers(stack: Stack) -> None:
 
 
 @contextlib.contextmanager
-def _much_going_on(stack: Stack):
-    """Each worker speaks, has somebody who waits, and no room for more."""
-    hold = stack.signals / "standing"
-    with contextlib.ExitStack() as open_things:
-        threads = open_things.enter_context(ThreadPoolExecutor(4))
-        open_things.callback(hold.touch)
-        url = f"{stack.url.replace('http', 'ws', 1)}/v1/audio/speech/stream"
-        open_things.enter_context(connect(url, additional_headers=HEADERS))
-        for n in range(1, 5):
-            threads.submit(_speak, stack, input=f"<hold={hold.name}> one")
-            eventually(lambda n=n: sum(worker.running for worker in stack.workers) == n, f"{n} are there")
+def _much_going_on(stack: Stack) -> Iterator[None]:
+    """Each worker speaks, has somebody who waits, and no room for more; and there is a session."""
+    url = f"{stack.url.replace('http', 'ws', 1)}/v1/audio/speech/stream"
+    with _held(stack, "standing", {}, {}, {}, {}), connect(url, additional_headers=HEADERS):
         assert _speak(stack, input="one") == 503
         yield
+
+
+@contextlib.contextmanager
+def _held(stack: Stack, name: str, *bodies: dict[str, str]) -> Iterator[None]:
+    """Requests that workers have begun, or that wait there, as long as the context stands."""
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        try:
+            for n, body in enumerate(bodies, 1):
+                threads.submit(_speak, stack, input=f"<hold={name}> one", **body)
+                eventually(lambda n=n: sum(worker.running for worker in stack.workers) == n, f"{n} are there")
+            yield
+        finally:
+            (stack.signals / name).touch()
     eventually(stack.is_idle, "nothing runs")
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import grpc
 import httpx
 
+from protos.channel import open_channel
 from protos.client import Client
+from protos.tls import Tls
 from protos.tts.v1 import models_pb2, models_pb2_grpc
 
 ROOT = Path(__file__).parent.parent
@@ -48,13 +50,23 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 class Process:
-    """A Python process under test; its output goes to a file."""
+    """A Python process under test; its output goes to a file.
+
+    Attributes:
+        within: Command that the process is started by, such as `ip netns exec NAME`.
+    """
+
+    within: tuple[str, ...] = ()
 
     def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, *arguments], cwd=ROOT, env=clean_environment(**environment), stdout=out, stderr=out
+                [*self.within, sys.executable, *arguments],
+                cwd=ROOT,
+                env=clean_environment(**environment),
+                stdout=out,
+                stderr=out,
             )
 
     @property
@@ -72,7 +84,14 @@ class Process:
 
 
 class Worker(Process):
-    """A worker on a free port."""
+    """A worker on a free port.
+
+    Attributes:
+        tls, token: What it wants of callers.
+    """
+
+    tls: Tls | None = None
+    token = ""
 
     def __init__(self, folder: Path, name: str, port: int | None = None, **settings: str) -> None:
         self.name = name
@@ -105,12 +124,12 @@ class Worker(Process):
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
-        with Client(self.address) as client:
+        with Client(self.address, tls=self.tls, token=self.token) as client:
             yield client
 
     def status(self) -> models_pb2.WatchStatusResponse | None:
         """What it says of itself now; None while it cannot be reached."""
-        with grpc.insecure_channel(self.address) as channel:
+        with open_channel(self.address, self.tls, self.token) as channel:
             call = models_pb2_grpc.ModelServiceStub(channel).WatchStatus(models_pb2.WatchStatusRequest(), timeout=10)
             try:
                 return next(iter(call))

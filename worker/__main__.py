@@ -34,7 +34,8 @@ def main() -> int:
     except ValidationError as error:
         for wrong in error.errors():
             name = f"SONORANT_{'_'.join(map(str, wrong['loc'][:1])).upper()}"
-            print(f"{name}={wrong['input']}: {wrong['msg']}", file=sys.stderr)
+            value = "..." if "TOKEN" in name else wrong["input"] or ""
+            print(f"{name}={value}: {wrong['msg']}", file=sys.stderr)
         return WRONG_SETTING
     try:
         tracing.configure(settings.worker_id)

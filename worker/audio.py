@@ -51,13 +51,14 @@ class Trimmer:
             raise ValueError("some samples are not finite")
         offset = len(self._held)
         self._held = np.concatenate([self._held, np.clip(samples, -1.0, 1.0)])
-        loud = np.flatnonzero(np.abs(self._held[offset:]) > SILENCE)
-        if loud.size:
+        is_loud = np.abs(self._held[offset:]) > SILENCE
+        # Of the first and the last: what lies between is not looked at.
+        if len(is_loud) and is_loud[first := int(is_loud.argmax())]:
             if not self._has_sounded:
                 self._has_sounded = True
-                start = max(0, offset + int(loud[0]) - self._before)
+                start = max(0, offset + first - self._before)
                 self._held, offset = self._held[start:], offset - start
-            self._sure = offset + int(loud[-1]) + 1 + self._after
+            self._sure = offset + len(is_loud) - int(is_loud[::-1].argmax()) + self._after
         if not self._has_sounded:
             self._held = self._held[len(self._held) - min(self._before, len(self._held)) :]
             return self._held[:0]

@@ -16,6 +16,7 @@
     ├── Overloaded             no room for another utterance
     ├── Draining               the worker takes nothing new
     ├── FirstAudioTimeout      no audio in time
+    ├── WrongToken             the call does not come with the worker's token
     └── EngineFailure          the engine broke
         └── LoadFailure        it could not load the model
 
@@ -134,6 +135,12 @@ class FirstAudioTimeout(WorkerError):
     """No audio came in the time that the caller was willing to wait."""
 
     reason, code = "FIRST_AUDIO_TIMEOUT", "DEADLINE_EXCEEDED"
+
+
+class WrongToken(WorkerError):
+    """The call does not come with the token that the operator has set."""
+
+    reason, code = "WRONG_TOKEN", "UNAUTHENTICATED"
 
 
 class EngineFailure(WorkerError):

@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
-from worker import device, tracing
+from worker import device, guard, tracing
 from worker.admission import Admission
 from worker.changes import Changes
 from worker.engines.registry import Registry
@@ -49,7 +49,7 @@ BATCHED_STARTS = 32
 
 CHANNEL_OPTIONS = (
     ("grpc.so_reuseport", 0),  # A second worker at the same address must fail, not take half the calls.
-    ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # Gateways ping to find frozen workers.
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),  # Gateways ping each second to find frozen workers.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
@@ -112,7 +112,8 @@ async def serve(settings: Settings) -> None:
             models.find(name)
     status = Status(settings.worker_id, where, registry, models, scheduler, changes)
 
-    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    token = settings.worker_token.get_secret_value()
+    server = grpc.aio.server(interceptors=[guard.TokenGuard(token)] if token else [], options=CHANNEL_OPTIONS)
     speech = SpeechServicer(settings.worker_id, models, scheduler, settings.first_audio_timeout_s, metrics)
     speech_pb2_grpc.add_SpeechServiceServicer_to_server(speech, server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(status), server)
@@ -122,7 +123,10 @@ async def serve(settings: Settings) -> None:
     for service in ("", *SERVICES):
         await checks.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
-        server.add_insecure_port(settings.listen)
+        if settings.tls:
+            server.add_secure_port(settings.listen, guard.server_credentials(settings.tls))
+        else:
+            server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise WrongSetting(f"SONORANT_LISTEN={settings.listen}: cannot listen there; is the port taken?") from error
     if place := settings.metrics_place:
@@ -141,6 +145,9 @@ async def serve(settings: Settings) -> None:
     log.info(
         "worker listens", address=settings.listen, device=where.id, name=where.name, engines=list(registry.engines)
     )
+
+    for warning in guard.warnings(settings.listen, settings.tls, token):
+        log.warning(warning)
 
     async def preload() -> None:
         await models.look_on_disk()

@@ -38,6 +38,7 @@ from worker.wire import (
     model_message,
     status_message,
     summary_message,
+    trailing_metadata,
 )
 
 MAX_RESOLVED = 1000
@@ -306,9 +307,7 @@ async def _reporting(
     except WorkerError as error:
         code, failure = error.code, error
         status = error_message(error, grpc.StatusCode[code].value[0])
-        await context.abort(
-            grpc.StatusCode[code], status.message, (("grpc-status-details-bin", status.SerializeToString()),)
-        )
+        await context.abort(grpc.StatusCode[code], status.message, trailing_metadata(error, status))
     finally:
         on_end(code, failure)
 

@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from protos.tls import Tls, check_certificates, check_pair
 
 
 class WrongSetting(Exception):
@@ -21,6 +23,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SONORANT_", frozen=True, extra="ignore")
 
     listen: str = Field("127.0.0.1:50051", min_length=1, description="Address that the worker listens at.")
+    tls_ca: Path | None = Field(
+        None, description="File of the certificates that sign those of callers, who must have one then."
+    )
+    tls_cert: Path | None = Field(None, description="File of the worker's certificate; plaintext without it.")
+    tls_key: Path | None = Field(None, validate_default=True, description="The private key of the certificate.")
+    worker_token: SecretStr = Field(SecretStr(""), description="What callers must send; nothing if empty.")
     metrics_listen: str = Field("", description="Address that Prometheus finds `/metrics` at; none if empty.")
     device: str = Field("auto", description="`auto` (first GPU, else the CPU), `cpu` or `cuda:N`.")
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -79,6 +87,34 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
+    @field_validator("tls_ca", "tls_cert", "tls_key", mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("tls_ca", "tls_cert")
+    @classmethod
+    def _are_certificates(cls, value: Path | None) -> Path | None:
+        if value:
+            check_certificates(value)
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _fits(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_ca" in info.data and "tls_cert" in info.data:  # Else that is wrong already, and is said.
+            check_pair(info.data["tls_cert"], value)
+            if info.data["tls_ca"] and not value:
+                raise ValueError("SONORANT_TLS_CA is set, which needs SONORANT_TLS_CERT and SONORANT_TLS_KEY")
+        return value
+
+    @field_validator("worker_token")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch("[!-~]*", value.get_secret_value()):  # Never quoted: it is a secret.
+            raise ValueError("it must be of letters, digits and signs of ASCII, without spaces")
+        return value
+
     @field_validator("device")
     @classmethod
     def _is_device(cls, value: str) -> str:
@@ -97,6 +133,11 @@ class Settings(BaseSettings):
     def _is_amount(cls, value: str) -> str:
         amount_bytes(value, total=0)
         return value
+
+    @property
+    def tls(self) -> Tls | None:
+        """What the worker shows and asks for; None for plaintext."""
+        return Tls(self.tls_ca, self.tls_cert, self.tls_key) if self.tls_cert else None
 
     @property
     def metrics_place(self) -> tuple[str, int] | None:

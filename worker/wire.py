@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from protos.tts.v1 import models_pb2, speech_pb2
 from worker.audio import to_f32le, to_s16le
 from worker.engines.base import Card
-from worker.errors import WorkerError
+from worker.errors import ModelLoading, WorkerError
 from worker.rows import Row
 from worker.status import Status
 from worker.store.residency import Resident, Stage
@@ -187,6 +188,7 @@ def status_message(status: Status, sequence: int) -> models_pb2.WatchStatusRespo
         engines=sorted(status.registry.engines),
         starting=status.starting,
         expected_wait=duration(status.scheduler.expected_wait_s),
+        memory_budget_bytes=0 if status.models.budget >= sys.maxsize // 2 else status.models.budget,
     )
 
 
@@ -201,6 +203,13 @@ def error_message(error: WorkerError, code: int) -> status_pb2.Status:
     if error.retry_after_s is not None:
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s))))
     return status
+
+
+def trailing_metadata(error: WorkerError, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
+    """Write what goes with a failure, as `errors.proto` says."""
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    # gRPC's own retries of what is UNAVAILABLE would spend all of the caller's time once more.
+    return (details, ("grpc-retry-pushback-ms", "-1")) if isinstance(error, ModelLoading) else (details,)
 
 
 def duration(seconds: float) -> Duration:

@@ -1,9 +1,10 @@
-"""Connections to the workers; the only module of the gateway that touches gRPC, and the only one that moves a call."""
+"""The connection to a worker, and calls over it; the only module of the gateway that touches gRPC. Moves no call."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 import structlog
@@ -11,27 +12,20 @@ from google.rpc import error_details_pb2, status_pb2
 
 from gateway import tracing
 from gateway.errors import TABLE, ApiError
-from gateway.fleet.routing import Distance, choose
-from protos.client import CHANNEL_OPTIONS
+from gateway.fleet.routing import Distance
+from protos.channel import open_aio_channel
+from protos.tls import Tls
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
 
-MOVES = 2
-"""How many times a call that has not begun may move to another worker."""
-
-POISON_MOVES = 1
-"""How many times where the worker broke under it: input that kills workers must not kill them all."""
-
-MOVING = frozenset(
-    {"NO_WORKER", "DRAINING", "OVERLOADED", "ENGINE_FAILURE", "LOAD_FAILURE", "UNSUPPORTED_MODEL"}
-    | {"HUB_UNAVAILABLE", "DISK_FULL", "OUT_OF_MEMORY"}
-)
-"""Failures that another worker may not have."""
-
 ANSWER_S = 5.0
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 UNLOAD_S = 60.0
 
 COMPLAIN_AFTER_S = 10.0
-"""How long a worker may take to answer for the first time before the log says so."""
+"""How long a worker may not be reached before the log says why, and how often that is looked at."""
+
+BUSY_WAIT_S = 0.1
+"""A worker at which a call would have to wait that long cannot keep up with those that it has."""
 
 PAUSE_S = 0.2
 """Pause before the status of a worker that was lost is asked for again."""
@@ -44,9 +38,6 @@ _DISTANCES = {
     models_pb2.MODEL_STATE_FAILED: Distance.FAILED,
 }
 
-Progress = tuple[str, models_pb2.LoadModelResponse]
-"""The name of the worker that loads, and what it says of it."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -55,20 +46,34 @@ class WorkerLink:
 
     Args:
         address: A gRPC target.
+        on_change: Called when a call ends.
+        tls: Certificates; plaintext if None.
+        token: What workers ask for; none if empty.
 
     Attributes:
         address: The same.
         status: What the worker last said; None while it cannot be reached.
-        outstanding: Calls open there.
+        trouble: Why it cannot be reached; empty if it can, or if nobody knows yet.
+        calls: Calls open there, by model.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self, address: str, on_change: Callable[[], None] = lambda: None, tls: Tls | None = None, token: str = ""
+    ) -> None:
         self.address = address
         self.status: models_pb2.WatchStatusResponse | None = None
-        self.outstanding = 0
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        self.speech: speech_pb2_grpc.SpeechServiceAsyncStub = speech_pb2_grpc.SpeechServiceStub(self._channel)
+        self.trouble = ""
+        self.calls: Counter[str] = Counter()
+        self._others = 0
+        self._on_change = on_change
+        self._channel = open_aio_channel(address, tls, token)
+        self._speech: speech_pb2_grpc.SpeechServiceAsyncStub = speech_pb2_grpc.SpeechServiceStub(self._channel)
         self._models: models_pb2_grpc.ModelServiceAsyncStub = models_pb2_grpc.ModelServiceStub(self._channel)
+
+    @property
+    def worker_id(self) -> str:
+        """Name of the worker; its address while it cannot be reached."""
+        return self.status.worker_id if self.status else self.address
 
     @property
     def is_up(self) -> bool:
@@ -90,6 +95,43 @@ class WorkerLink:
         """Whether it still loads what it loads at start."""
         return self.status is not None and self.status.starting
 
+    @property
+    def outstanding(self) -> int:
+        """Calls open there, of this gateway."""
+        return self.calls.total()
+
+    @property
+    def num_utterances(self) -> int:
+        """Utterances there: our own, which are never counted late, and those of others when it last told."""
+        return self.outstanding + self._others
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many utterances as it takes."""
+        return self.status is not None and self.num_utterances >= self.status.capacity
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it cannot keep up with the calls that it has."""
+        return self.status is not None and (
+            self.is_full
+            or self.status.queued > 0
+            or self.status.expected_wait.ToTimedelta().total_seconds() >= BUSY_WAIT_S
+        )
+
+    @property
+    def crowd(self) -> int:
+        """Models that are in its memory, on their way there, or asked for."""
+        held = {model.name for model in self.models if _DISTANCES[model.state] <= Distance.ON_ITS_WAY}
+        return len(held | self.calls.keys())
+
+    @property
+    def room_bytes(self) -> int:
+        """What models may still take of its memory, in bytes; 0 where it does not tell."""
+        if not self.status or not self.status.memory_budget_bytes:
+            return 0
+        return max(0, self.status.memory_budget_bytes - sum(model.memory_bytes for model in self.models))
+
     def distance(self, model: str) -> Distance:
         """How far it is from speaking with a model."""
         return next((_DISTANCES[each.state] for each in self.models if each.name == model), Distance.REMOTE)
@@ -97,6 +139,23 @@ class WorkerLink:
     def can_serve(self, model: str) -> bool:
         """Whether it serves the model and has not failed to load it."""
         return any(each.name == model and each.state != models_pb2.MODEL_STATE_FAILED for each in self.models)
+
+    def synthesize(self, request: speech_pb2.SynthesizeRequest, moves: int = 0) -> Call:
+        """Begin a call; `Call.end` must end it.
+
+        Args:
+            request: What to say.
+            moves: How many workers have failed it before.
+        """
+        self.calls[request.model] += 1
+        speak = self._speech.Synthesize
+        call = tracing.attempt(lambda metadata: speak(request, metadata=metadata), self.address, moves)
+        return Call(call, self.address, lambda: self._ended(request.model))
+
+    def _ended(self, model: str) -> None:
+        self.calls[model] -= 1
+        self.calls += Counter()  # That leaves out what is zero.
+        self._on_change()
 
     async def resolve(self, models: Sequence[models_pb2.HubModel]) -> Sequence[models_pb2.Verdict]:
         """Ask which engines of the worker would serve models of the hub.
@@ -150,281 +209,96 @@ class WorkerLink:
 
     async def watch(self) -> None:
         """Keep `status` true, through every loss of the worker, until cancelled."""
-        was_reached, complained_of = False, None
+        complained_of: str | None = None
         while True:
-            if not was_reached:
-                complaint = asyncio.get_running_loop().call_later(
-                    COMPLAIN_AFTER_S, log.warning, f"no worker has answered at {self.address} yet"
-                )
+            asking = asyncio.create_task(self._ask_why_not())
             try:
                 # Waits for the connection, so there is no polling; the channel's own back-off paces the attempts.
                 async for status in self._models.WatchStatus(models_pb2.WatchStatusRequest(), wait_for_ready=True):
                     if not self.status or self.status.boot_id != status.boot_id:
                         log.info("worker up", worker=status.worker_id, address=self.address, device=status.device.name)
-                    self.status, was_reached = status, True
-                    complaint.cancel()
+                    asking.cancel()
+                    self.status, self.trouble, complained_of = status, "", None
+                    self._others = max(0, status.active + status.queued - self.outstanding)
             except grpc.aio.AioRpcError as error:
-                why = error.details()
-                if self.status or why != complained_of:  # What keeps failing alike is said once.
-                    name = self.status.worker_id if self.status else "?"
-                    log.warning("worker down", worker=name, address=self.address, why=why)
-                complained_of = why
+                self.trouble = error.details() or error.code().name
+                if self.status or self.trouble != complained_of:  # What keeps failing alike is said once.
+                    log.warning("worker down", worker=self.worker_id, address=self.address, why=self.trouble)
+                complained_of = self.trouble
+            finally:
+                asking.cancel()
             self.status = None
-            complaint.cancel()
             await asyncio.sleep(PAUSE_S)
+
+    async def _ask_why_not(self) -> None:
+        """Find out why the worker is not reached: a call that waits for the connection is never told, and waits on."""
+        # It needs no token, and its messages are empty.
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(HEALTH_CHECK)
+        said = ""
+        while True:
+            await asyncio.sleep(COMPLAIN_AFTER_S)
+            try:
+                await check(b"", timeout=ANSWER_S)
+            except grpc.aio.AioRpcError as error:
+                self.trouble = error.details() or error.code().name
+                if self.trouble != said:
+                    log.warning("worker cannot be reached", address=self.address, why=self.trouble)
+                said = self.trouble
 
     async def close(self) -> None:
         """Close the channel; calls that are open end."""
         await self._channel.close()
 
 
-class Speech:
-    """One utterance: a call to a worker, moved to another one while it has not begun.
+class Call:
+    """One call of `Synthesize`.
 
     Args:
-        fleet: The workers.
-        request: What to say.
-
-    Attributes:
-        header: What the worker says of the stream; set by `open`.
-        summary: What came of it; set when the iteration has ended well.
-        num_samples: How many the iteration has given.
-        marks: Where parts of the text are spoken, as far as known by now: each when it begins, and again when it ends.
-        moves: How many workers failed it before it began.
+        call: What gRPC has of it.
+        worker: Address of the worker, for messages.
+        on_end: Called once, when it has ended.
     """
 
-    header: speech_pb2.StreamHeader
+    def __init__(
+        self,
+        call: grpc.aio.UnaryStreamCall[speech_pb2.SynthesizeRequest, speech_pb2.SynthesizeResponse],
+        worker: str,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._call = call
+        self._worker = worker
+        self._on_end: Callable[[], None] | None = on_end
 
-    def __init__(self, fleet: Fleet, request: speech_pb2.SynthesizeRequest) -> None:
-        self.summary: speech_pb2.StreamSummary | None = None
-        self.num_samples = 0
-        self.marks: list[speech_pb2.Mark] = []
-        self.moves = 0
-        self._fleet = fleet
-        self._request = request
-        self._link: WorkerLink | None = None
-        self._call: grpc.aio.UnaryStreamCall[speech_pb2.SynthesizeRequest, speech_pb2.SynthesizeResponse] | None = None
-        self._first: speech_pb2.SynthesizeResponse | None = None
+    async def read(self, patience_s: float | None = None) -> speech_pb2.SynthesizeResponse | None:
+        """Read the next message; None at the end of the stream.
 
-    async def open(self) -> None:
-        """Find a worker and wait for the first audio.
-
-        Raises:
-            ApiError: No worker could begin.
-        """
-        attempts = Attempts(self._fleet, self._request.model)
-        while True:
-            link = attempts.next()
-            self._begin(link)
-            try:
-                self._first = await self._read()
-            except grpc.aio.AioRpcError as error:
-                self.cancel()
-                failure = _from_rpc(error, link.address)
-                attempts.note(failure)
-                self.moves += 1
-                continue
-            if self._first is None or not self._first.HasField("header"):
-                self.cancel()
-                raise ApiError("ENGINE_FAILURE", f"the worker at {link.address} ended the call without audio")
-            self.header = self._first.header
-            return
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Iterate over the PCM, s16le at the header's rate.
+        Args:
+            patience_s: How long the worker may be silent, in seconds; None for as long as the call stands.
 
         Raises:
-            ApiError: The stream broke, lost samples, or ended without its summary.
+            ApiError: The call has failed, or was silent for too long.
+            CancelledError: Another task has ended it, which is neither a failure nor the end.
         """
-        assert self._link
-        message = self._first
         try:
-            while message is not None:
-                self.marks.extend(message.marks)
-                audio = message.audio
-                if pcm := audio.pcm:  # Taken once: each access makes a copy.
-                    if audio.first_sample != self.num_samples:
-                        lost = f"expected sample {self.num_samples}, got {audio.first_sample}"
-                        raise ApiError("ENGINE_FAILURE", f"audio was lost on the way: {lost}")
-                    self.num_samples += len(pcm) // 2
-                    yield pcm
-                if message.HasField("summary"):
-                    self.summary = message.summary
-                message = await self._read()
+            async with asyncio.timeout(patience_s):
+                message = await self._call.read()
+        except TimeoutError:
+            tracing.note_silent(self._call)
+            silent = f"the worker at {self._worker} was silent for {patience_s:g} s (SONORANT_CHUNK_TIMEOUT_S)"
+            raise ApiError("ENGINE_FAILURE", silent) from None
         except grpc.aio.AioRpcError as error:
-            raise _from_rpc(error, self._link.address) from error
-        if not self.summary or self.summary.total_samples != self.num_samples:
-            raise ApiError("ENGINE_FAILURE", f"the worker at {self._link.address} ended the stream before its end")
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether the model ran away in some segment, which was cut there."""
-        return bool(self.summary and self.summary.finish_reason == speech_pb2.FINISH_REASON_LENGTH)
-
-    def cancel(self) -> None:
-        """End the call if it has not ended, so that nobody works on it any more."""
-        if self._call:
-            self._call.cancel()
-            self._call = None
-        if self._link:
-            self._link.outstanding -= 1
-            self._link = None
-            self._fleet.changed.set()
-
-    def _begin(self, link: WorkerLink) -> None:
-        self._link = link
-        link.outstanding += 1
-        speak = link.speech.Synthesize
-        self._call = tracing.attempt(lambda more: speak(self._request, metadata=more), link.address, self.moves)
-
-    async def _read(self) -> speech_pb2.SynthesizeResponse | None:
-        call = self._call
-        try:
-            message = await call.read() if call else None
+            raise _from_rpc(error, self._worker) from error
         finally:
-            if not self._call:  # Another task has cancelled it, which is neither a failure nor the end.
+            if not self._on_end:
                 raise asyncio.CancelledError
         return message if isinstance(message, speech_pb2.SynthesizeResponse) else None
 
-
-class Fleet:
-    """All workers.
-
-    Args:
-        addresses: Their gRPC targets.
-
-    Attributes:
-        changed: Set when a call ends.
-    """
-
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self.changed = asyncio.Event()
-        self._addresses = addresses
-        self._links: list[WorkerLink] = []
-        self._watches: list[asyncio.Task[None]] = []
-
-    def __iter__(self) -> Iterator[WorkerLink]:
-        return iter(self._links)
-
-    async def start(self) -> None:
-        """Connect; returns at once, the workers come when they come."""
-        self._links = [WorkerLink(address) for address in self._addresses]
-        self._watches = [asyncio.create_task(link.watch()) for link in self._links]
-
-    async def stop(self) -> None:
-        """Close every connection."""
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
-        await asyncio.gather(*(link.close() for link in self._links))
-
-    @property
-    def outstanding(self) -> int:
-        """Calls open on all workers."""
-        return sum(link.outstanding for link in self._links)
-
-    async def idle(self) -> None:
-        """Wait until no call is open."""
-        while self.outstanding:
-            self.changed.clear()
-            await self.changed.wait()
-
-    async def load(self, model: str, worker_id: str = "") -> AsyncIterator[Progress]:
-        """Bring a model into the memory of some worker, or of the one of that name; iterate over its progress.
-
-        Raises:
-            ApiError: It cannot be had.
-        """
-        attempts = Attempts(self, model, worker_id)
-        has_begun = False
-        while True:
-            link = attempts.next()
-            name = link.status.worker_id if link.status else link.address
-            try:
-                async for progress in link.load(model):
-                    has_begun = True
-                    yield name, progress
-            except ApiError as failure:
-                if has_begun:
-                    raise
-                attempts.note(failure)
-            else:
-                return
-
-    def choose(self, model: str, worker_id: str = "", tried: Collection[str] = ()) -> WorkerLink:
-        """Pick the worker for a model, or the one of that name.
-
-        Raises:
-            ApiError: There is none, or it cannot be reached.
-        """
-        here = [link.status.worker_id for link in self if link.status]
-        if worker_id and worker_id not in here:
-            raise ApiError("NOT_FOUND", f"there is no worker {worker_id!r}; there are {', '.join(here) or 'none'}")
-        named = [link for link in self if not worker_id or (link.status and link.status.worker_id == worker_id)]
-        link = choose(named, model, tried)
-        if not link:
-            which = f"the worker {worker_id!r}" if worker_id else "no worker"
-            raise ApiError("NO_WORKER", f"{which} can{'not' if worker_id else ''} be reached", retry_after_s=1.0)
-        return link
-
-    def speech(self, request: speech_pb2.SynthesizeRequest) -> Speech:
-        """Prepare an utterance; `Speech.open` begins it, `Speech.cancel` must end it."""
-        return Speech(self, request)
-
-
-class Attempts:
-    """The workers that a call is tried on until it begins, and the one rule by which it moves.
-
-    Args:
-        fleet: The workers.
-        model: What it is to speak with, or to load.
-        worker_id: The only worker that will do, if one is named.
-    """
-
-    def __init__(self, fleet: Fleet, model: str, worker_id: str = "") -> None:
-        self._fleet = fleet
-        self._model = model
-        self._worker_id = worker_id
-        self._tried: list[str] = []
-        self._moves_left = MOVES
-        self._was_connected = False
-        self._failure: ApiError | None = None
-        self._last: ApiError | None = None
-
-    def next(self) -> WorkerLink:
-        """Pick the next worker.
-
-        Raises:
-            ApiError: There is none left; the first failure that tells more than that an engine is missing.
-        """
-        try:
-            link = self._fleet.choose(self._model, self._worker_id, self._tried)
-        except ApiError as nobody:
-            raise self._failure or nobody from None
-        if self._tried:
-            log.warning("call moves", model=self._model, away_from=self._tried[-1], why=str(self._last))
-        self._tried.append(link.address)
-        self._was_connected = link.is_connected
-        return link
-
-    def note(self, failure: ApiError) -> None:
-        """Note why the worker has failed.
-
-        Raises:
-            ApiError: The call may not move.
-        """
-        self._last = failure
-        if failure.reason not in MOVING:
-            raise failure
-        if not self._failure or self._failure.reason == "UNSUPPORTED_MODEL":
-            self._failure = failure
-        if failure.reason == "UNSUPPORTED_MODEL":  # That costs nothing, and the next one may have the engine.
-            return
-        if failure.reason == "ENGINE_FAILURE" or (failure.reason == "NO_WORKER" and self._was_connected):
-            self._moves_left = min(self._moves_left, POISON_MOVES)
-        if not self._moves_left:
-            raise self._failure
-        self._moves_left -= 1
+    def end(self) -> None:
+        """End it, if it has not ended, so that nobody works on it any more."""
+        if self._on_end:
+            self._call.cancel()
+            on_end, self._on_end = self._on_end, None
+            on_end()
 
 
 def _from_rpc(error: grpc.aio.AioRpcError, worker: str) -> ApiError:

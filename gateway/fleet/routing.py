@@ -1,8 +1,9 @@
-"""Picks the worker for a call; pure: knows no network and no time."""
+"""Picks the worker for a call, and the one that a crowded model should go to besides; pure: no network and no time."""
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
@@ -25,7 +26,10 @@ class Candidate(Protocol):
     Attributes:
         address: Where the worker is.
         is_up: Its status stream stands and it takes new calls.
-        outstanding: Calls that this gateway has open there.
+        is_full: It has as many utterances as it takes.
+        num_utterances: Utterances there, by its own count and by ours.
+        crowd: Models there, ready or on their way.
+        room_bytes: What models may still take of its memory; 0 where it does not tell.
     """
 
     @property
@@ -35,7 +39,16 @@ class Candidate(Protocol):
     def is_up(self) -> bool: ...
 
     @property
-    def outstanding(self) -> int: ...
+    def is_full(self) -> bool: ...
+
+    @property
+    def num_utterances(self) -> int: ...
+
+    @property
+    def crowd(self) -> int: ...
+
+    @property
+    def room_bytes(self) -> int: ...
 
     def distance(self, model: str) -> Distance:
         """How far it is from speaking with a model."""
@@ -46,15 +59,26 @@ C = TypeVar("C", bound=Candidate)
 
 
 def choose(workers: Iterable[C], model: str, tried: Collection[str] = ()) -> C | None:
-    """Pick a worker: the nearest to speaking with the model, then the one with the least outstanding calls.
+    """Pick a worker: the nearest to speaking with the model.
+
+    Among those that are ready or getting there the least loaded, full ones last; among the others the one with the
+    most room, so that models spread and stay where they are.
 
     Args:
-        workers: All of them, in the order that breaks ties.
+        workers: All of them, in the order that breaks ties; where gateways have the same order, they choose alike.
         model: Model id.
         tried: Addresses that have failed this call.
 
     Returns:
         The worker; None if none is up that has not been tried.
     """
-    able = (worker for worker in workers if worker.is_up and worker.address not in tried)
-    return min(able, key=lambda worker: (worker.distance(model), worker.outstanding), default=None)
+
+    def rank(worker: C) -> tuple[int, ...]:
+        distance = worker.distance(model)
+        if distance <= Distance.ON_ITS_WAY:
+            return distance, worker.is_full, worker.num_utterances
+        # In steps of a fifth: what is about the same is decided by what else there is, and not by a few bytes.
+        room = int(4 * math.log2(1 + worker.room_bytes))
+        return distance, worker.is_full, -room, worker.crowd, worker.num_utterances
+
+    return min((worker for worker in workers if worker.is_up and worker.address not in tried), key=rank, default=None)

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet
+from gateway.fleet.fleet import Fleet
 from gateway.routes.workers import describe, state_of
 
 

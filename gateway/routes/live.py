@@ -26,7 +26,7 @@ from gateway import tracing
 from gateway.audio.encode import Encoder
 from gateway.auth import SUBPROTOCOL, Key
 from gateway.errors import ApiError
-from gateway.fleet.link import Speech
+from gateway.fleet.speech import Speech
 from gateway.metrics import Figures
 from gateway.plan import Plan, usage
 from gateway.quotas import Admission

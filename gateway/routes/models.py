@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet, Progress
+from gateway.fleet.fleet import Fleet, Progress
 from gateway.hub import MOST_LISTED
 from gateway.requests import same_origin
 from gateway.schema import MAX_ID_CHARS, model_object

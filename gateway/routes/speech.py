@@ -1,6 +1,6 @@
 """`POST /v1/audio/speech`: text in, audio out, streamed as it is made.
 
-The path of a chunk: worker → `fleet.link.Speech` → encoder → `SpeechResponse` → client. Nothing is sent before the
+The path of a chunk: worker → `fleet.speech.Speech` → encoder → `SpeechResponse` → client. Nothing is sent before the
 first audio is here, so until then every failure is an ordinary HTTP error; after it, a failure ends the body without
 its terminator, so that no broken stream looks like a good one. Where a body cannot be broken off (HTTP/1.0 has no
 terminator, and Hypercorn's HTTP/2 resets no stream) the whole is gathered first, as for `"stream": false`.
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import tracing
 from gateway.audio.encode import Encoder
 from gateway.errors import ApiError, ClientGone
-from gateway.fleet.link import Speech
+from gateway.fleet.speech import Speech
 from gateway.metrics import Figures
 from gateway.plan import Plan
 from gateway.requests import body_of, until_gone

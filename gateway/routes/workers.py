@@ -26,10 +26,10 @@ def state_of(link: WorkerLink) -> str:
 
 
 def describe(link: WorkerLink) -> dict[str, object]:
-    """Write a worker as JSON; of one that is down there is only its address."""
+    """Write a worker as JSON; of one that is down there is only its address, and why it cannot be reached."""
     status = link.status
     if not status:
-        return {"address": link.address, "state": state_of(link)}
+        return {"address": link.address, "state": state_of(link), **({"reason": link.trouble} if link.trouble else {})}
     device = status.device
     return {
         "address": link.address,
@@ -47,10 +47,14 @@ def describe(link: WorkerLink) -> dict[str, object]:
         "capacity": status.capacity,
         "expected_wait_s": round(status.expected_wait.ToTimedelta().total_seconds(), 3),
         "outstanding": link.outstanding,
+        "memory_budget_bytes": status.memory_budget_bytes or None,
+        "boot_id": status.boot_id,
         "build": status.build,
     }
 
 
 def _models(link: WorkerLink) -> list[dict[str, Any]]:
     models = sorted(link.models, key=lambda model: model.name)
-    return [{"id": model.name, "memory_bytes": None, **standing(model)} for model in models]
+    return [
+        {"id": model.name, "memory_bytes": None, **standing(model), "calls": link.calls[model.name]} for model in models
+    ]

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.bench import formats, hibari, lanes, one_stream, overload, piper, record, relay, sustained, vits
+from tests.bench import fleet, formats, hibari, lanes, one_stream, overload, piper, record, relay, sustained, vits
 from tests.bench.outcome import Check, Options, Outcome
 from tests.stack import ROOT
 from worker import device
@@ -41,6 +41,7 @@ SCENARIOS: dict[str, Callable[[Options], Outcome]] = {
     "overload": overload.measure,
     "piper": piper.measure,
     "vits": vits.measure,
+    "fleet": fleet.measure,
 }
 
 QUICK = Options(rounds=2, seconds=2.0, is_quick=True)

@@ -95,7 +95,14 @@ def vits(where: Device, sizes: Sizes) -> Outcome:
         model = load(random_weights.vits(Path(root), is_small=sizes.is_small), where)
 
     def arrive(plan: Plan) -> list[Answer]:
-        return with_inside(model, where, lambda inside: inside.follow(plan))
+        async def follow(inside: Inside) -> list[Answer]:
+            # As in a worker that has spoken before: it knows what the model costs, and who may be let in.
+            for seed, text in enumerate(plan.texts[:4]):
+                await inside.speak(text, seed)
+            return await inside.follow(plan)
+
+        answers: list[Answer] = with_inside(model, where, follow)
+        return answers
 
     rates_and_streams("in process", arrive, Plan(0, random_weights.VITS, SENTENCES, sizes.seconds), sizes, found)
     return limited(found, where, sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,7 +18,7 @@ from worker.engines.stages import Call, stepped
 from worker.errors import Overloaded
 from worker.rows import Work
 from worker.scheduler import Scheduler
-from worker.server import BATCHED_STARTS
+from worker.server import BATCHED_STARTS, SWITCH_INTERVAL_S
 from worker.synthesis import Block, Utterance, synthesize
 
 NO_LIMIT = 1000
@@ -116,9 +117,12 @@ def with_inside(
 
     async def main() -> Any:
         inside = Inside(model, where, admits_all=admits_all)
+        before_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)  # As the worker has it: else the thread of the device waits longer.
         try:
             return await work(inside)
         finally:
+            sys.setswitchinterval(before_s)
             inside.close()
 
     return asyncio.run(main())

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from protos import generate
+from protos import document, generate
 
 
 @pytest.fixture
@@ -53,3 +55,32 @@ def test_what_has_no_comment_is_found():
             place.leading_comments = ""
     (problem,) = generate.style(described)
     assert "SynthesizeRequest has no comment" in problem
+
+
+def test_the_page_of_the_contract_is_what_the_sources_give(tmp_path, monkeypatch):
+    described = generate.describe()
+    assert generate.stale_page(described) == []
+    page = tmp_path / "docs" / "protocol.md"
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(generate, "PAGE", page)
+    assert generate.stale_page(described) == ["docs/protocol.md: not what the sources give; run `make protos`"]
+    generate.write_page(described)
+    assert generate.stale_page(described) == []
+    page.write_text(page.read_text("utf-8").replace("Pace:", "Speed:"), "utf-8")
+    assert generate.stale_page(described)
+
+
+def test_the_page_tells_of_everything_and_its_links_lead_somewhere():
+    described = generate.describe()
+    page = document.render(described)
+    for file in described.file:
+        methods = [f"{service.name}.{method.name}" for service in file.service for method in service.method]
+        for name in [*methods, *(message.name for message in file.message_type)]:
+            assert f"# {name}\n" in page
+        fields = [field for message in file.message_type for field in message.field]
+        for name in [each.name for each in fields] + [v.name for enum in file.enum_type for v in enum.value[1:]]:
+            assert f"| `{name.removeprefix('ERROR_REASON_')}` |" in page
+    assert "| 7 | `OVERLOADED` | `RESOURCE_EXHAUSTED` | `RetryInfo` | As many utterances" in page
+    assert "[SynthesizeRequest](#synthesizerequest) → stream of [SynthesizeResponse](#synthesizeresponse)" in page
+    headings = {re.sub(r"[^\w-]", "", title.lower()) for title in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#(.*?)\)", page)) <= headings

@@ -149,6 +149,12 @@ def test_every_alert_says_what_has_happened_and_what_to_look_at(rule):
     assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"])) <= kept
 
 
+def test_the_rules_are_read_where_there_is_a_prometheus():
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    assert config["rule_files"] == ["alerts.yaml"]
+    assert {job["job_name"] for job in config["scrape_configs"]} == {"gateway", "worker"}
+
+
 def test_alerts_have_names_of_their_own():
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
 

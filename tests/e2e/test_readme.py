@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from tests.ears import word_error_rate
-from tests.stack import ROOT, clean_environment, eventually, free_port
+from tests.stack import PATIENCE_S, ROOT, clean_environment, eventually, free_port
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -70,7 +71,9 @@ def test_python_snippets_work_as_they_stand(server, tmp_path, snippet):
     out = server.run([sys.executable, "-c"], snippet, tmp_path)
     for name in re.findall(r'stream_to_file\("(.*?)"\)', snippet):
         assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
-    if "Client" in snippet and "print" in snippet:
+    if "AsyncClient" in snippet:
+        assert re.search(r"^\d{5} samples in all", out, re.MULTILINE)
+    elif "Client" in snippet and "print" in snippet:
         assert "maureesewilliams/hibari ['heart']" in out
         assert "characters 0 to 13 begin at sample 0" in out
 
@@ -90,6 +93,7 @@ def test_the_annotated_tree_names_files_that_exist():
 
 
 @pytest.mark.more
+@pytest.mark.timeout(1200)  # Beyond the patience below.
 def test_the_first_screen_works_on_a_fresh_clone(tmp_path, hear):
     """`make run` in an empty folder: installs everything, and then the curl of the README speaks."""
     clone = tmp_path / "sonorant"
@@ -101,6 +105,7 @@ def test_the_first_screen_works_on_a_fresh_clone(tmp_path, hear):
     try:
         eventually(server.is_ready, "it is installed and can speak", patience_s=900)
         server.run(["bash", "-euc"], snippets("sh")[0].replace("curl ", "curl -fsS "), tmp_path)
+        assert 'src="/assets/' in httpx.get(f"http://127.0.0.1:{http}/", timeout=PATIENCE_S).text
     finally:
         server.end()
     said = re.search(r'"input": "(.*?)"', snippets("sh")[0])

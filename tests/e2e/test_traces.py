@@ -145,6 +145,18 @@ def test_a_failure_is_an_error_on_both_sides(traced, collector):
     assert (call["outcome"], call.attributes["error.type"]) == ("failed", "ENGINE_FAILURE")
 
 
+def test_a_worker_that_falls_silent_has_failed_although_the_gateway_ended_the_call(collector, start):
+    settings = collector.environment
+    stack = start(worker_settings=settings, SONORANT_CHUNK_TIMEOUT_S="1", **settings)
+    with pytest.raises(httpx.RemoteProtocolError):
+        speak(stack, "t-silent", input="word <hold=long> word")
+    (stack.signals / "long").touch()
+    trace = collector.trace("t-silent")
+    attempt = trace.only(trace.root, "attempt")
+    assert (attempt["outcome"], attempt.is_error, attempt.attributes["error.type"]) == ("failed", True, "SILENT")
+    assert (trace.root["outcome"], trace.root.is_error) == ("cut", True)
+
+
 def test_a_refusal_is_none_and_quotes_no_text(traced, collector):
     assert speak(traced, "t-refused", input="secret", voice="nosuch").status_code == 404
     trace = collector.trace("t-refused")

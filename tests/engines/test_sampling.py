@@ -5,6 +5,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
 from worker.engines.sampling import Draws, Sampler, Sampling
+from worker.engines.sampling import draw as draw_one_of
 
 VOCABULARY, TOKENS = 200, 6
 HOWS = [Sampling(0.9, 50), Sampling(0.2, 3), Sampling(1.7, VOCABULARY), Sampling(1.0, 1), Sampling(1.0, 10_000)]
@@ -69,3 +70,10 @@ def test_global_random_numbers_are_left_alone(logits):
 def test_half_precision_is_drawn_from_in_full(logits):
     half = logits.bfloat16()
     assert torch.equal(draw(half, HOWS, range(5)), draw(half.float(), HOWS, range(5)))
+
+
+def test_to_look_for_more_of_the_likeliest_than_are_wanted_changes_nothing(logits):
+    sampler, noise = Sampler(HOWS[:2], "cpu"), torch.rand(2, VOCABULARY) + 0.1
+    for scores in logits[:, :2]:
+        expected = sampler.draw(scores, noise)
+        assert torch.equal(draw_one_of(scores, noise, sampler.temperature, sampler.last, VOCABULARY), expected)

@@ -80,6 +80,29 @@ def test_segments_in_a_batch_are_what_they_are_alone(model: VitsModel) -> None:
         np.testing.assert_allclose(together.frames.numpy(), single.frames.numpy(), rtol=0, atol=1e-12)
 
 
+def test_what_fills_a_segment_up_to_the_length_of_a_graph_leaves_no_trace(model: VitsModel) -> None:
+    network = Network(model.double(), "cpu")
+    readings = [
+        replace(READING, tokens=READING.tokens[: 60 - 17 * k], seed=k, speaker=speaker(network, k)) for k in range(2)
+    ]
+    expected = network.encode(readings)
+    # As on a GPU, but that nothing is captured.
+    network._told.update(dict.fromkeys((64, 100), network._tell))
+    network._flowed.update(dict.fromkeys((32, 512), network._flow))
+    for filled, single in zip(network.encode(readings), expected, strict=True):
+        np.testing.assert_allclose(filled.frames.numpy(), single.frames.numpy(), rtol=0, atol=1e-12)
+
+
+def test_the_order_in_which_a_gpu_convolves_changes_no_sample(model: VitsModel) -> None:
+    network = Network(model.double(), "cpu")
+    (latents,) = network.encode([replace(READING, speaker=speaker(network, 1))])
+    frames = latents.frames[..., :42]
+    expected = [network.decode(frames, latents.speaker, keep) for keep in (None, (13, 29))]
+    network._decoder.lay_out()
+    for keep, samples in zip((None, (13, 29)), expected, strict=True):
+        np.testing.assert_allclose(network.decode(frames, latents.speaker, keep).numpy(), samples.numpy(), atol=1e-6)
+
+
 def test_slices_of_several_speakers_in_a_batch_sound_as_alone(model: VitsModel) -> None:
     network = Network(model, "cpu")
     rows = network.encode([replace(READING, seed=k, speaker=speaker(network, k)) for k in range(3)])

@@ -10,7 +10,8 @@ import torch
 from transformers import VitsModel
 
 from tests.checkpoints.vits import SPEAKERS, build
-from worker.engines.vits_graphs import MOST_FRAMES, MOST_ROWS, rows_at_most, rows_captured
+from worker.engines.graphs import rows_captured
+from worker.engines.vits_graphs import MOST_FRAMES, MOST_ROWS, rows_at_most
 from worker.engines.vits_network import Latents, Network, Reading
 from worker.engines.vits_stages import Decode, Encode, Rest, chunks
 from worker.engines.vits_windows import Shape

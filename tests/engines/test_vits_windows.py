@@ -115,4 +115,5 @@ def test_windows_after_the_first_are_not_mostly_halo() -> None:
     for is_fixed in (False, True):
         cut = slices(windows(is_fixed), 2000)
         for (_, start, stop), _ in pairwise(cut):
-            assert stop - start >= (STEADY if start >= HALO[0] else SMALLEST)
+            least = GROWTH[0] if is_fixed else STEADY
+            assert stop - start >= (least if start >= HALO[0] else SMALLEST)

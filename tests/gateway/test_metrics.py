@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.fleet.link import Fleet, Speech
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.speech import Speech
 from gateway.metrics import Figures, Metrics
 from protos.tts.v1 import models_pb2, speech_pb2
 from tests.scrape import Scrape
@@ -15,7 +16,7 @@ RATE_HZ = 24_000
 
 def spoken(audio_s: float, summary: speech_pb2.StreamSummary | None = None, moves: int = 0) -> Speech:
     """An utterance that is over."""
-    speech = Speech(Fleet(()), speech_pb2.SynthesizeRequest())
+    speech = Fleet(()).speech(speech_pb2.SynthesizeRequest())
     if audio_s:
         speech.header = speech_pb2.StreamHeader()
         speech.header.format.sample_rate_hz = RATE_HZ

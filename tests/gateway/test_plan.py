@@ -6,7 +6,7 @@ import pytest
 
 from gateway.catalogue import Catalogue
 from gateway.errors import ApiError
-from gateway.fleet.link import Fleet
+from gateway.fleet.fleet import Fleet
 from gateway.hub import HubList
 from gateway.plan import Plan, usage
 from gateway.schema import SpeechRequest

@@ -3,7 +3,10 @@
 `python -m tests.hub ROOT PORT` serves `ROOT/org/name` as models and `ROOT/datasets/org/name` as datasets. A file
 `.hub.json` in a repository tells what the hub knows of it beside its files:
 
-    {"gated": "auto", "private": true, "disabled": true, "info": {"library_name": "transformers", "tags": [...], ...}}
+    {"gated": "auto", "private": true, "disabled": true, "info": {"library_name": "transformers", "tags": [...], ...},
+     "sizes": {"model.safetensors": 6_000_000_000}}
+
+`sizes` are what the hub says of files that are never transferred.
 
 A revision is the hash of all files: to change a file is to push a commit, and the old one is gone. Tests start it as
 the process `Hub` and turn its `Knobs` while it runs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ class Repository:
         self.folder = folder
         self.id = f"{folder.parent.name}/{folder.name}"
         self.about: dict[str, Any] = json.loads(about.read_text("utf-8")) if about.exists() else {}
-        self.files = [_file(folder, path) for path in sorted(folder.rglob("*")) if path.is_file() and path != about]
+        sizes: dict[str, int] = self.about.get("sizes", {})
+        files = [_file(folder, path) for path in sorted(folder.rglob("*")) if path.is_file() and path != about]
+        self.files = [replace(file, size=sizes.get(file.path, file.size)) for file in files]
         every = "\n".join(f"{file.path} {file.sha1}" for file in self.files)
         self.commit = hashlib.sha1(every.encode()).hexdigest()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser import chromium, watched
-from tests.stack import ROOT
+from tests.stack import ROOT, eventually
 
 
 @pytest.fixture(scope="package")
@@ -24,14 +24,15 @@ def browser() -> Iterator[Any]:
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     """Open the console of a stack for the first time; whatever it complains of fails the test.
 
-    Takes the address, scripts to run before the page's own, whether to record what is played (`console.heard`), and
-    options of the browser's context, such as `viewport`.
+    Takes the address, scripts to run before the page's own, whether to record what is played (`console.heard`),
+    complaints to expect, and options of the browser's context, such as `viewport`.
     """
     pages = []
 
-    def visit(url: str, *scripts: str, records: bool = False, **options: object) -> Any:
+    def visit(url: str, *scripts: str, records: bool = False, expected: Sequence[str] = (), **options: object) -> Any:
         options = {"viewport": {"width": 1280, "height": 900}, "bypass_csp": records, **options}
         page = watched(browser.new_page(**options))
+        page.expected += expected
         pages.append(page)
         if records:
             page.add_init_script(path=Path(__file__).parent / "recorder.js")
@@ -40,6 +41,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page.goto(url)
         # Until it knows the workers, or why it does not.
         page.wait_for_selector(".health:not(.unknown), .notice", state="attached")
+        if records:
+            page.keyboard.press("Shift")
+            eventually(lambda: page.evaluate("window.isRecording"), "it is recorded")
         return page
 
     yield visit

@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from worker.engines.graphs import RowGraphs
 from worker.engines.kv_cache import SlotCache, Slots
 from worker.engines.prefill import Prefill
-from worker.engines.sampling import Draws, Sampler, Sampling
+from worker.engines.sampling import Draws, Sampler, Sampling, draw
 from worker.engines.seanet import FrameDecoding, SeanetSlots
 from worker.engines.stages import Stage
 
@@ -31,6 +35,11 @@ SLOTS = {"cpu": 8, "cuda": 32}
 
 PREFILLS = {"cpu": 1, "cuda": 8}
 """Prompts read at once: a CPU has its hands full with one."""
+
+FEW = 64
+"""Likeliest codes that a graph looks for; one that is captured when somebody wants more of them takes longer."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +151,8 @@ class Step(Stage[Line, None]):
         config = network.model.config
         self._num_codes, self._vocabulary = config.num_codebooks, config.vocab_size
         self._end = config.codebook_eos_token_id
+        self._has_graphs = network.device != "cpu"
+        self._graphs: dict[int, RowGraphs] = {}
 
     def run(self, items: Sequence[Line], size: Hashable) -> list[None]:
         """Read, draw, and tell which lines are over."""
@@ -156,7 +167,7 @@ class Step(Stage[Line, None]):
         noise = torch.empty(len(lines), self._num_codes, self._vocabulary, device=read.device)
         for line, numbers in zip(lines, noise, strict=True):
             line.draws.fill(numbers)
-        codes = self._draw(read, noise, first, rest)
+        codes = self._codes(read, noise, first, rest)
         following = self._network.embed(codes)
         is_end = codes == self._end
         # As in the library: the last code has no say in whether the line is over, but in whether its frame is heard.
@@ -169,27 +180,56 @@ class Step(Stage[Line, None]):
                 line.frames.append(frame)
         return [None] * len(items)
 
-    def _draw(self, read: Tensor, noise: Tensor, first: Sampler, rest: Sampler) -> Tensor:
+    def _codes(self, read: Tensor, noise: Tensor, first: Sampler, rest: Sampler) -> Tensor:
+        """Draw a frame for each line, int64 [B, C]; on a GPU from graphs, since it is some 3000 small kernels."""
+        inputs = read, noise, first.temperature, first.last, rest.temperature, rest.last
+        most = max(first.most, rest.most)
+        if not self._has_graphs:
+            return self._draw(*inputs, most=most)[0]
+        most = FEW if most <= FEW else self._vocabulary
+        if most not in self._graphs:
+            work = partial(self._draw, most=most)
+            try:
+                self._graphs[most] = RowGraphs(work, partial(_rows_like, inputs), self.limit, self._network.device)
+            except RuntimeError as error:
+                self._has_graphs = False
+                log.warning("no CUDA graphs, going on without them", device=self._network.device, reason=str(error))
+                return work(*inputs)[0]
+        return self._graphs[most](*inputs)[0].clone()
+
+    def _draw(
+        self,
+        read: Tensor,
+        noise: Tensor,
+        first_temperature: Tensor,
+        first_last: Tensor,
+        rest_temperature: Tensor,
+        rest_last: Tensor,
+        *,
+        most: int,
+    ) -> list[Tensor]:
         """Draw a frame for each line; work of the device alone, in shapes that depend on nothing but B.
 
         Args:
             read: [B, H]: what the backbone made of the last frame.
             noise: float32 [B, C, V].
-            first: Draws the first code.
-            rest: Draws the others.
+            first_temperature: Of the `Sampler` of the first code.
+            first_last: Likewise.
+            rest_temperature: Of that of the others.
+            rest_last: Likewise.
+            most: The larger of both.
 
         Returns:
-            int64 [B, C].
+            int64 [B, C] alone.
         """
         import torch
-        from transformers import DynamicCache
 
         model = self._network.model
         depth, heads = model.depth_decoder.model, model.depth_decoder.codebooks_head.weight
         # Not the model but its layers: what it does around them, in each of 31 passes, is the same for every frame.
         turns = depth.rotary_emb(read, torch.arange(self._num_codes, device=read.device)[None])
-        past = DynamicCache(config=depth.config)
-        codes = [first.draw(model.lm_head(read), noise[:, 0])]
+        past = Past()
+        codes = [draw(model.lm_head(read), noise[:, 0], first_temperature, first_last, most)]
         inputs, start = read[:, None], 0
         for number in range(1, self._num_codes):
             embedded = depth.embed_tokens(codes[-1] + (number - 1) * self._vocabulary)[:, None]
@@ -203,6 +243,28 @@ class Step(Stage[Line, None]):
                     position_embeddings=tuple(turn[:, start : number + 1] for turn in turns),
                 )
             logits = depth.norm(hidden[:, -1]) @ heads[number - 1]
-            codes.append(rest.draw(logits, noise[:, number]))
+            codes.append(draw(logits, noise[:, number], rest_temperature, rest_last, most))
             start = number + 1
-        return torch.stack(codes, 1)
+        return [torch.stack(codes, 1)]
+
+
+class Past:
+    """Keys and values of one frame; what the library calls `past_key_values`. Its own would ask what it has got."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object) -> tuple[Tensor, Tensor]:
+        """Keep what is new and give what is there, [B, heads, T, dim] each; called by the attention of each layer."""
+        import torch
+
+        if layer_idx in self._layers:
+            before = self._layers[layer_idx]
+            keys, values = (torch.cat(pair, 2) for pair in zip(before, (keys, values), strict=True))
+        self._layers[layer_idx] = keys, values
+        return keys, values
+
+
+def _rows_like(inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Make inputs of so many rows, all like the first."""
+    return [each[:1].expand(count, *each.shape[1:]).contiguous() for each in inputs]

@@ -61,27 +61,40 @@ class Sampler:
     Args:
         rows: How each of the B rows draws.
         device: Where the scores are.
+
+    Attributes:
+        most: The largest `top_k`.
+        temperature: float32 [B, 1], those of the rows.
+        last: int64 [B, 1], `top_k` - 1 of the rows.
     """
 
     def __init__(self, rows: Sequence[Sampling], device: str | torch.device) -> None:
         import torch
 
-        self._most = max(row.top_k for row in rows)
-        self._temperature = torch.tensor([[row.temperature] for row in rows], dtype=torch.float32, device=device)
-        self._last = torch.tensor([[row.top_k - 1] for row in rows], device=device)
+        self.most = max(row.top_k for row in rows)
+        self.temperature = torch.tensor([[row.temperature] for row in rows], dtype=torch.float32, device=device)
+        self.last = torch.tensor([[row.top_k - 1] for row in rows], device=device)
 
     def draw(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Draw a token for each row.
+        """Draw a token for each row; `draw` says what of."""
+        return draw(logits, noise, self.temperature, self.last, self.most)
 
-        Args:
-            logits: [B, V], of any floating type.
-            noise: float32 [B, V], positive: the rows' numbers from their `Draws`.
 
-        Returns:
-            int64 [B], below V.
-        """
-        scores = logits.float() / self._temperature
-        likeliest = scores.topk(min(self._most, scores.shape[-1])).values
-        least = likeliest.gather(1, self._last.clamp(max=likeliest.shape[-1] - 1))
-        scores = scores.masked_fill(scores < least, -float("inf"))
-        return (scores.softmax(-1) / noise).argmax(-1)
+def draw(logits: Tensor, noise: Tensor, temperature: Tensor, last: Tensor, most: int) -> Tensor:
+    """Draw a token for each row.
+
+    Args:
+        logits: [B, V], of any floating type.
+        noise: float32 [B, V], positive: the rows' numbers from their `Draws`.
+        temperature: float32 [B, 1].
+        last: int64 [B, 1].
+        most: How many likeliest tokens are looked for, more than any of `last`.
+
+    Returns:
+        int64 [B], below V.
+    """
+    scores = logits.float() / temperature
+    likeliest = scores.topk(min(most, scores.shape[-1])).values
+    least = likeliest.gather(1, last.clamp(max=likeliest.shape[-1] - 1))
+    scores = scores.masked_fill(scores < least, -float("inf"))
+    return (scores.softmax(-1) / noise).argmax(-1)

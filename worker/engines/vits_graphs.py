@@ -1,17 +1,13 @@
-"""Runs a decoder on a CUDA device from graphs, captured once for every shape; knows no speech and no scheduling.
-
-A HiFi-GAN is some 150 small kernels, which the processor takes longer to launch than the device to run. A graph
-launches them all at once, but for one shape only: so batches are filled up to a few sizes.
-"""
+"""Runs a decoder on a CUDA device from graphs, captured once for every shape; knows no speech and no scheduling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from worker.engines.graphs import Graph, capture, rows_captured
 from worker.engines.vits_decoder import Keep
 from worker.engines.vits_windows import Shape
 
@@ -34,28 +30,6 @@ def rows_at_most(length: int) -> int:
     """Most rows in one launch, for slices of `length` frames; a power of two."""
     most = max(1, MOST_FRAMES // length)
     return min(MOST_ROWS, 1 << (most.bit_length() - 1))
-
-
-def rows_captured(rows: int) -> int:
-    """Rows of the graph that so many rows are run with: the next power of two."""
-    return 1 << (rows - 1).bit_length()
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A decode of one shape.
-
-    Attributes:
-        graph: What is replayed.
-        frames: [B, C, L], where it reads.
-        speakers: [B, E, 1], where it reads; None where there is but one.
-        samples: [B, S], where it writes. The next graph that is replayed writes there too.
-    """
-
-    graph: torch.cuda.CUDAGraph
-    frames: torch.Tensor
-    speakers: torch.Tensor | None
-    samples: torch.Tensor
 
 
 class Graphs:
@@ -113,14 +87,7 @@ class Graphs:
         """
         rows, length = frames.shape[0], frames.shape[2]
         graph = (self._graphs or {}).get((rows_captured(rows), Shape(length, *keep)))
-        if graph is None:
-            return self._decode(frames, speakers, keep)
-        # The other rows keep what they had: nobody listens to them.
-        graph.frames[:rows].copy_(frames)
-        if graph.speakers is not None and speakers is not None:
-            graph.speakers[:rows].copy_(speakers)
-        graph.graph.replay()
-        return graph.samples[:rows]
+        return graph(frames, speakers)[0] if graph else self._decode(frames, speakers, keep)
 
     def _capture(
         self,
@@ -130,14 +97,7 @@ class Graphs:
         speakers: torch.Tensor | None,
         pool: Any,  # noqa: ANN401  # Its type is torch's own affair.
     ) -> Graph:
-        import torch
-
         still = frames.new_zeros(rows, frames.shape[1], shape.length)
         nobody = None if speakers is None else speakers.new_zeros(rows, *speakers.shape[1:])
         keep = shape.first, shape.stop
-        self._decode(still, nobody, keep)  # Algorithms are chosen in the first run, and must not be in a capture.
-        graph = torch.cuda.CUDAGraph()
-        # Other models may be loading, or working, on other threads meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            samples = self._decode(still, nobody, keep)
-        return Graph(graph, still, nobody, samples)
+        return capture(lambda still, nobody: [self._decode(still, nobody, keep)], [still, nobody], pool)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from worker.engines.base import Samples
 from worker.engines.stages import Stage
 from worker.engines.vits_graphs import MOST_ROWS, Graphs, rows_at_most
-from worker.engines.vits_network import Latents, Network, Reading
+from worker.engines.vits_network import MOST_READINGS, Latents, Network, Reading
 from worker.engines.vits_windows import Shape, Windows
 
 if TYPE_CHECKING:
@@ -61,13 +61,15 @@ class Encode(Stage[Reading, Latents]):
     """
 
     name = "encode"
-    is_reentrant = True
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.limit = 1 if network.device == "cpu" else MOST_ROWS
+        is_cpu = network.device == "cpu"
+        self.limit = 1 if is_cpu else MOST_READINGS
+        self.is_reentrant = is_cpu  # The graphs are not.
 
     def run(self, items: Sequence[Reading], size: Hashable) -> Sequence[Latents]:
+        self._network.prepare()
         return self._network.encode(items)
 
 

@@ -21,7 +21,8 @@ STEADY = 16
 listeners, once late, would never catch up."""
 
 GROWTH = (32, 64, 128, 256)
-"""Frames of the larger windows."""
+"""Frames of the larger windows. On a GPU the first of them is the smallest with a halo on both sides: for smaller ones
+the processor takes as long as the device, for all that it does for each row."""
 
 HALO_COST = 1 / 4
 """Work that a frame of the halo takes, relative to one that is heard, with the published decoders."""
@@ -67,6 +68,7 @@ class Windows:
         self._longest_s = longest_s
         self._is_fixed = is_fixed
         both = sum(halo)
+        self._worth = both + (GROWTH[0] if is_fixed else STEADY)
         self._steady = Shape(both + STEADY, self._before, self._before + STEADY)
         starts = (self._after + SMALLEST, self._after + 2 * SMALLEST)
         self._lengths = sorted({*starts, self._steady.length, *(both + frames for frames in GROWTH)})
@@ -132,13 +134,15 @@ class Windows:
     def _worthwhile(self, start: int, num_frames: int) -> list[Shape]:
         """Shapes that are worth their halo, least work first; the last is the first that reaches the end, if any."""
         shapes: list[Shape] = []
-        for length in self._candidates(start, num_frames):
+        candidates = self._candidates(start, num_frames)
+        least = min(self._worth, max(candidates))
+        for length in candidates:
             shape = self._shape(start, num_frames, length)
             stop = self.place(start, num_frames, shape)[1]
             is_early = start < self._before and stop - start >= SMALLEST
             if stop == num_frames:
                 return [*shapes, shape]
-            if is_early or length >= self._steady.length:
+            if is_early or length >= least:
                 shapes.append(shape)
         return shapes
 

@@ -141,6 +141,9 @@ class Residency:
         patience_s: How long a load waits for busy models to make room.
         on_load: Told of every load.
         on_eviction: Told of every model that leaves memory.
+
+    Attributes:
+        budget: The same.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class Residency:
         self._disk = disk
         self._device = device
         self._changes = changes
-        self._budget = budget
+        self.budget = budget
         self._idle_ttl_s = idle_ttl_s
         self._pinned = frozenset(pinned)
         self._allow = allow
@@ -428,17 +431,17 @@ class Residency:
             OutOfMemory: Its files alone are larger than the budget.
             Overloaded: The busy ones have not ended in time.
         """
-        if files > self._budget:
+        if files > self.budget:
             raise OutOfMemory(
                 f"the model {resident.name!r} takes {files:,} bytes of memory; SONORANT_MEMORY_BUDGET is "
-                f"{self._budget:,}",
+                f"{self.budget:,}",
                 field="model",
             )
         staying = sum(each.size for each in self._residents.values() if each.name in self._pinned)
-        if staying and staying + files > self._budget:
+        if staying and staying + files > self.budget:
             raise OutOfMemory(
                 f"the model {resident.name!r} takes {files:,} bytes of memory beside {staying:,} of models that stay "
-                f"(SONORANT_PINNED); SONORANT_MEMORY_BUDGET is {self._budget:,}",
+                f"(SONORANT_PINNED); SONORANT_MEMORY_BUDGET is {self.budget:,}",
                 field="model",
             )
         try:
@@ -446,10 +449,10 @@ class Residency:
                 while True:
                     seen = self._changes.count
                     async with self._memory:
-                        while self._held + size > self._budget and await self._take_out_one(resident):
+                        while self._held + size > self.budget and await self._take_out_one(resident):
                             pass
                         # A model that has measured more than the whole budget gets it for itself.
-                        if self._held + size <= self._budget or not self._held:
+                        if self._held + size <= self.budget or not self._held:
                             waiting.reschedule(None)
                             yield
                             return
@@ -464,7 +467,7 @@ class Residency:
 
     async def _shrink(self, keep: Resident) -> None:
         """Take idle models out of memory if one took more than was expected."""
-        while self._held > self._budget and await self._take_out_one(keep):
+        while self._held > self.budget and await self._take_out_one(keep):
             pass
 
     async def _take_out_one(self, keep: Resident) -> bool:

@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { SAMPLE_RATE_HZ } from "../services/api/speech";
-import { defaultModel, modelOf, voicesOf } from "../store/catalogue";
+import { defaultModel, modelOf, voiceName, voicesOf } from "../store/catalogue";
 import * as compare from "../store/compare";
 import { numChars, text } from "../store/draft";
 import { pause, play, playback, resume, seekTo } from "../store/speech";
@@ -24,8 +24,11 @@ import "./CompareScreen.css";
 export function CompareScreen() {
   const lanes = compare.lanes.value;
   const round = compare.round.value;
-  const isBusy =
-    round?.takes.some((take) => !["done", "stopped", "failed"].includes(take.state.value)) ?? false;
+  const isBusy = round?.takes.some(
+    ({ clip, state }) =>
+      !["done", "stopped", "failed"].includes(state.value) ||
+      (playback.value.state === "playing" && playback.value.clip === clip),
+  );
   return (
     <>
       <header class="screen-head">
@@ -202,7 +205,11 @@ function Result({ take, index }: { take: Take; index: number }) {
           <Icon name={isPlaying ? "pause" : "play"} />
         </button>
         <div class="stage-title">
-          <h2 class="ellipsis">{isHidden ? letter : voice || take.spec.voice || "default voice"}</h2>
+          <h2 class="ellipsis">
+            {isHidden
+              ? letter
+              : voiceName(model || take.spec.model, voice || take.spec.voice) || "default voice"}
+          </h2>
           <p class="muted small-text ellipsis">
             {isHidden ? "Hidden until you vote" : model || take.spec.model}
           </p>

@@ -3,7 +3,7 @@
 import { useRef, useState } from "preact/hooks";
 import { announce } from "../store/announce";
 import { estimate, numChars, text } from "../store/draft";
-import { speak, stop, take } from "../store/speech";
+import { playback, speak, stop, take } from "../store/speech";
 import { durationText, readable } from "../store/text";
 import { Icon } from "./ui/Icon";
 import "./Composer.css";
@@ -14,7 +14,8 @@ export function Composer() {
   const [isOver, setIsOver] = useState(false);
   const [complaint, setComplaint] = useState("");
   const state = take.value?.state.value;
-  const isBusy = state !== undefined && !["done", "stopped", "failed"].includes(state);
+  const isMade = state !== undefined && !["done", "stopped", "failed"].includes(state);
+  const isHeard = playback.value.state === "playing" && playback.value.clip === take.value?.clip;
 
   const open = async (file: File | undefined) => {
     if (!file) return;
@@ -88,7 +89,7 @@ export function Composer() {
           Clear
         </button>
         <div class="row push composer-actions">
-          <button type="button" disabled={!isBusy} onClick={stop}>
+          <button type="button" disabled={!isMade && !isHeard} onClick={stop}>
             <Icon name="stop" /> Stop <kbd>Esc</kbd>
           </button>
           <button type="button" class="primary" disabled={!text.value.trim()} onClick={() => void speak()}>

@@ -20,7 +20,7 @@ const SINGLE_KEYS: [string[], string][] = [
   [["E"], "To the text"],
   [["M"], "Choose a model"],
   [["V"], "Choose a voice"],
-  [["1", "5"], "The screens, from left to right"],
+  [["1 – 5"], "The screens, from left to right"],
   [["?"], "This help"],
 ];
 

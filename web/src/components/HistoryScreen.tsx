@@ -3,6 +3,7 @@
 import { useMemo, useState } from "preact/hooks";
 import { SAMPLE_RATE_HZ } from "../services/api/speech";
 import { Clip } from "../services/player/clip";
+import { voiceName } from "../store/catalogue";
 import { restore } from "../store/draft";
 import { entries, forget, forgetAll, type Saved, trouble } from "../store/history";
 import { go } from "../store/route";
@@ -108,10 +109,13 @@ function Entry({ saved, isOpen, onToggle }: EntryProps) {
           <span class="ellipsis">{spec.input}</span>
           <span class="muted small-text numbers ellipsis">
             {[
-              spec.voice,
-              spec.model,
+              voiceName(spec.model, spec.voice),
               durationText(saved.durationS),
-              new Date(saved.createdAt).toLocaleString(),
+              new Date(saved.createdAt).toLocaleString(undefined, {
+                dateStyle: "medium",
+                timeStyle: "short",
+              }),
+              spec.model,
             ]
               .filter(Boolean)
               .join(" · ")}

@@ -70,7 +70,11 @@ export function ModelRow({ model, isChosen = false, onPick, pickLabel = "Use" }:
           {model.servable ? <ModelStateChip state={state} /> : <Chip tone="bad">Can't be served</Chip>}
         </span>
       </div>
-      <p class="muted small-text model-facts">{factsOf(model).join(" · ")}</p>
+      <p class="muted small-text model-facts">
+        {factsOf(model).map((fact, i, all) => (
+          <span key={fact}>{i < all.length - 1 ? `${fact} · ` : fact}</span>
+        ))}
+      </p>
       {!model.servable && model.reason && <p class="small-text model-reason">{model.reason}</p>}
       {failed && !mine && (
         <p class="small-text model-reason">

@@ -27,13 +27,20 @@ function FirstVisit() {
   return (
     <section class="first-visit card" aria-label="How to begin">
       <p>
-        Press <kbd>Ctrl</kbd> <kbd>Enter</kbd> to hear the text above. Sound begins as soon as the first
+        Press{" "}
+        <span class="with-keys">
+          <kbd>Ctrl</kbd> <kbd>Enter</kbd>
+        </span>
+        <strong class="with-touch">Speak</strong> to hear the text above. Sound begins as soon as the first
         clause is made, and everything you hear is kept in <a href="#/history">History</a>, in this browser
         only.
       </p>
       <p class="muted">
-        Change the voice or the model on the side, hear several of them side by side in{" "}
-        <a href="#/compare">Compare</a>, or press <kbd>?</kbd> for all that the keyboard can do.
+        Change the voice or the model, hear several of them side by side in <a href="#/compare">Compare</a>
+        <span class="with-keys">
+          , or press <kbd>?</kbd> for all that the keyboard can do
+        </span>
+        .
       </p>
     </section>
   );

@@ -1,6 +1,7 @@
 /** A take while it is made and after: how it stands, its sound, its text and its figures. */
 
 import { SAMPLE_RATE_HZ } from "../services/api/speech";
+import { voiceName } from "../store/catalogue";
 import { text } from "../store/draft";
 import { pause, play, playback, resume, seekTo, speak, speakSpec } from "../store/speech";
 import type { Take } from "../store/take";
@@ -25,6 +26,7 @@ export function Stage({ take }: { take: Take }) {
   const positionS = isMine ? now.position / SAMPLE_RATE_HZ : 0;
   const hasAudio = take.clip.length > 0;
   const { spec } = take;
+  const model = take.spoken.value.model || spec.model;
   const seek = (seconds: number) =>
     isMine ? seekTo(seconds) : play(take.clip, Math.round(seconds * SAMPLE_RATE_HZ));
   const toggle = () => {
@@ -51,13 +53,15 @@ export function Stage({ take }: { take: Take }) {
         </button>
         <div class="stage-title">
           <p class="ellipsis">
-            <strong>{take.spoken.value.voice || spec.voice || "default voice"}</strong>{" "}
-            <span class="muted">{take.spoken.value.model || spec.model}</span>
+            <strong>{voiceName(model, take.spoken.value.voice || spec.voice) || "default voice"}</strong>{" "}
+            <span class="muted">{model}</span>
           </p>
-          <p class="muted small-text numbers">
-            {durationText(positionS)} of {durationText(take.clip.durationS)}
-            {!take.clip.isComplete && hasAudio && " so far"}
-          </p>
+          {hasAudio && (
+            <p class="muted small-text numbers">
+              {durationText(positionS)} of {durationText(take.clip.durationS)}
+              {!take.clip.isComplete && " so far"}
+            </p>
+          )}
         </div>
         <span class="push">
           <TakeStateChip take={take} isPlaying={isPlaying} />

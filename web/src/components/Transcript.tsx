@@ -1,5 +1,6 @@
 /** A text while it is read: what is heard now is marked, and a click on a sentence begins there. */
 
+import { Fragment } from "preact";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import type { Mark } from "../services/api/speech";
 import { type Span, sentences, unitOffsets } from "../store/text";
@@ -58,18 +59,20 @@ export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakF
         const words = text.slice(part.start, part.end);
         if (part.startMs === null && !canSpeakFrom) return <span key={part.start}>{words}</span>;
         return (
-          // biome-ignore lint/a11y/useSemanticElements: a button cannot be broken over lines.
-          <span
-            role="button"
-            // One stop for the Tab key; the arrows go from sentence to sentence.
-            tabIndex={i === Math.max(now, 0) ? 0 : -1}
-            key={part.start}
-            class={part.startMs === null ? "part unspoken" : "part"}
-            aria-current={i === now ? "true" : undefined}
-            title={part.startMs === null ? "Speak from here" : "Play from here"}
-          >
-            {words}
-          </span>
+          <Fragment key={part.start}>
+            {/* biome-ignore lint/a11y/useSemanticElements: a button cannot be broken over lines. */}
+            <span
+              role="button"
+              // One stop for the Tab key; the arrows go from sentence to sentence.
+              tabIndex={i === Math.max(now, 0) ? 0 : -1}
+              class={part.startMs === null ? "part unspoken" : "part"}
+              aria-current={i === now ? "true" : undefined}
+              title={part.startMs === null ? "Speak from here" : "Play from here"}
+            >
+              {words.trimEnd()}
+            </span>
+            {words.slice(words.trimEnd().length)}
+          </Fragment>
         );
       }),
     [text, parts, now, canSpeakFrom],

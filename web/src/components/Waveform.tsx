@@ -80,7 +80,7 @@ export function Waveform({ clip, positionS, expectedS = 0, label, onSeek }: Prop
         <svg aria-hidden="true" width={playedPx} height="72">
           <path class="wave played" d={bars} />
         </svg>
-        <path class="wave-head" d={`M${playedPx} 2V70`} />
+        {playedPx > 0 && <path class="wave-head" d={`M${playedPx} 2V70`} />}
       </svg>
     </div>
   );

@@ -74,6 +74,11 @@ export function voicesOf(model: Model | undefined): Voice[] {
   return model.cloning ? [...model.voices, ...customVoices.value] : model.voices;
 }
 
+/** What a voice is called; its id where its model is not known. */
+export function voiceName(model: string, voice: string): string {
+  return voicesOf(modelOf(model)).find(({ id }) => id === voice)?.name || voice;
+}
+
 function rank(model: Model): number {
   return (model.servable ? 10 : 0) + ORDER.indexOf(stateOf(model));
 }

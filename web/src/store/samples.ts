@@ -1,8 +1,8 @@
 /** A sentence in a voice, to hear it before it is chosen; kept nowhere. */
 
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import type { Model, Voice } from "../services/api/models";
-import { listen, stop, takeOf } from "./speech";
+import { listen, playback, stop, takeOf } from "./speech";
 import type { Take } from "./take";
 
 const SENTENCES: Record<string, string> = {
@@ -50,7 +50,7 @@ export async function playSample(model: Model, voice: Voice): Promise<void> {
   await mine.run();
   if (sounding !== mine) return;
   const failure = mine.failure.peek()?.message ?? "";
-  sample.value = failure ? { voice: voice.id, failure } : null;
+  if (failure) sample.value = { voice: voice.id, failure };
 }
 
 export function stopSample(): void {
@@ -60,3 +60,9 @@ export function stopSample(): void {
   sample.value = null;
   stop();
 }
+
+// Over when it has been heard, which is later than when it has come.
+effect(() => {
+  const { clip, state } = playback.value;
+  if (state === "ended" && clip === sounding?.clip && !sample.peek()?.failure) sample.value = null;
+});

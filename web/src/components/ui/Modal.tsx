@@ -2,6 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
+import { announcement } from "../../store/announce";
 import { Icon } from "./Icon";
 import "./Modal.css";
 
@@ -15,6 +16,7 @@ interface Props {
 export function Modal({ title, onClose, children, isWide = false }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const id = useId();
+  const before = useRef(announcement.peek());
   useEffect(() => {
     const opener = document.activeElement;
     dialog.current!.showModal();
@@ -39,6 +41,10 @@ export function Modal({ title, onClose, children, isWide = false }: Props) {
           </button>
         </header>
         {children}
+      </div>
+      {/* The page's own live region is out of reach as long as a dialog is open. */}
+      <div class="visually-hidden" role="status" aria-live="polite">
+        {announcement.value === before.current ? "" : announcement.value}
       </div>
     </dialog>
   );

@@ -53,7 +53,7 @@ export class BufferOutput implements Output {
     if (isHeld) this.#takeBack();
     else {
       this.#nextS = 0;
-      this.#fadesIn = true;
+      this.#fadesIn ||= this.#played > 0;
       this.#schedule();
       this.#watch();
     }

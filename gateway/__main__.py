@@ -17,6 +17,7 @@ try:
     from pydantic import ValidationError
     from starlette.applications import Starlette
 
+    from gateway import tracing
     from gateway.app import create_app
     from gateway.auth import KeysFileError
     from gateway.server import serve
@@ -56,6 +57,11 @@ def main() -> int:
             value = "..." if "TOKEN" in name else wrong["input"] or ""
             print(f"{name}={value}: {wrong['msg']}", file=sys.stderr)
         return WRONG_SETTING
+    try:
+        tracing.configure()
+    except tracing.WrongTracing as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return WRONG_SETTING
     configure_logs(settings)
     try:
         listener = listen(settings.host, settings.port)
@@ -89,14 +95,19 @@ async def run(settings: Settings, listener: socket.socket) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, ending.set)
 
+    def exit_now() -> None:
+        tracing.end()
+        os._exit(0)
+
     async def drained() -> None:
         await ending.wait()
         await _drained(app, settings.grace_s)
         # Hypercorn waits for what it has written to be read, which a client that has stalled never does.
-        asyncio.get_running_loop().call_later(CLOSE_S, os._exit, 0)
+        asyncio.get_running_loop().call_later(CLOSE_S, exit_now)
 
     log.info("gateway listens", host=settings.host, port=settings.port, workers=list(settings.workers))
     await serve(app, config, shutdown_trigger=drained)  # type: ignore[arg-type]
+    tracing.end()
     log.info("gateway ended")
 
 
@@ -120,6 +131,7 @@ def configure_logs(settings: Settings) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([tracing.add_trace_id] if tracing.is_on() else []),
     ]
     if settings.log_format == "json":
         tracebacks = structlog.processors.ExceptionRenderer(

@@ -133,7 +133,7 @@ def create_app(settings: Settings) -> Starlette:
     )
     app.state.settings = settings
     app.state.fleet = fleet
-    app.state.metrics = Metrics(fleet)
+    app.state.metrics = Metrics(fleet, keys)
     app.state.catalogue = Catalogue(fleet, hub, settings)
     app.state.voices = VoiceStore(settings.data_dir.expanduser() / "voices", settings.max_voices)
     app.state.quotas = Quotas(settings.rate_requests, settings.rate_characters, settings.rate_streams)

@@ -102,6 +102,12 @@ class KeyFile:
                 found = key
         return found
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the file can be used as it is now; else what it said last counts."""
+        self._refresh()
+        return not self._trouble
+
     def _refresh(self) -> None:
         """Take over what the file says now. One that has become wrong, or has gone, changes nothing."""
         if time.monotonic() < self._checked_s + CHECK_S:

@@ -19,6 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from gateway.auth import KeyFile
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.speech import Speech
 
@@ -102,10 +103,12 @@ class Metrics:
 
     Args:
         fleet: The workers.
+        keys: The file of API keys, if there is one.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, keys: KeyFile | None = None) -> None:
         self._fleet = fleet
+        self._keys = keys
         self._models: set[str] = set()
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -137,6 +140,9 @@ class Metrics:
         self._workers = self._gauge("workers", "Workers by their state.", "state")
         self._streams = self._gauge("streams", "Calls open at workers.")
         self._sessions = self._gauge("sessions", "WebSockets open.")
+        self._keys_file_ok = self._gauge(
+            "keys_file_ok", "0 while the file of API keys is wrong and what it said before counts."
+        )
 
     def note_request(self, route: str, fields: Mapping[str, object]) -> None:
         """Note a request, or a WebSocket, that is over.
@@ -186,6 +192,7 @@ class Metrics:
             self._workers.labels(state).set(states.get(state, 0))
         self._streams.set(self._fleet.outstanding)
         self._sessions.set(num_sessions)
+        self._keys_file_ok.set(self._keys is None or self._keys.is_good)
         return generate_latest(self._registry)
 
     def _known(self, model: str) -> str:

@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import tracing
 from gateway.errors import ApiError, ClientGone
 from gateway.settings import Settings
 
@@ -25,7 +26,6 @@ DRAIN_BYTES = 64 * 1024 * 1024
 """How much of a body that is too large is read and thrown away, so that the client gets to read the answer."""
 
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 _BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
@@ -50,6 +50,7 @@ class RequestLog:
         fields: dict[str, object] = {"outcome": "", "status": 0}
         request.state.request_id, request.state.log = request_id, fields
         request.state.started = started
+        traced = tracing.request(scope, request.headers, request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] in _BEGINNINGS:
@@ -75,8 +76,9 @@ class RequestLog:
             raise
         finally:
             fields["outcome"] = fields["outcome"] or _outcome(int(str(fields["status"])))
-            request.app.state.metrics.note_request(getattr(scope.get("route"), "path", ""), fields)
-            level = "debug" if scope["path"] in _QUIET_PATHS else "info"
+            route = getattr(scope.get("route"), "path", "")
+            request.app.state.metrics.note_request(route, fields)
+            level = "debug" if scope["path"] in tracing.QUIET_PATHS else "info"
             duration_ms = round(1000 * (time.monotonic() - started), 1)
             line = {
                 "method": scope.get("method", "WEBSOCKET"),
@@ -85,6 +87,8 @@ class RequestLog:
                 "duration_ms": duration_ms,
             }
             getattr(log, level)("request", request_id=request_id, **line)
+            if traced:
+                tracing.end_request(traced, scope, route, fields)
 
 
 def _outcome(status: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.observed import Observed, observe
 from tests.stack import HIBARI, TONE, Stack, running
 
 
@@ -52,6 +53,12 @@ def install(tmp_path: Path) -> Callable[[str, str], dict[str, str]]:
 def broken_engine(install: Callable[[str, str], dict[str, str]]) -> dict[str, str]:
     """Settings of a worker with an engine that cannot load its model."""
     return {**install("broken", "tests.plugins.broken:BrokenEngine"), "SONORANT_PRELOAD": "tests/broken"}
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    """What gateway and workers tell Prometheus when everything has happened that they tell of."""
+    return observe(tmp_path_factory.mktemp("observed"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ try:
     import uvloop
     from pydantic import ValidationError
 
+    from worker import tracing
     from worker.device import keep_one_heap, spin_briefly
     from worker.server import serve
     from worker.settings import Settings, WrongSetting
@@ -36,6 +37,11 @@ def main() -> int:
             value = "..." if "TOKEN" in name else wrong["input"] or ""
             print(f"{name}={value}: {wrong['msg']}", file=sys.stderr)
         return WRONG_SETTING
+    try:
+        tracing.configure(settings.worker_id)
+    except WrongSetting as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return WRONG_SETTING
     configure_logs(settings)
     keep_one_heap()
     spin_briefly()
@@ -52,6 +58,7 @@ def configure_logs(settings: Settings) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([tracing.add_trace_id] if tracing.is_on() else []),
     ]
     if settings.log_format == "json":
         tracebacks = structlog.processors.ExceptionRenderer(

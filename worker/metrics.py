@@ -7,6 +7,7 @@ none of its own.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,12 +24,13 @@ from prometheus_client.registry import Collector
 
 from worker.rows import Row
 from worker.status import Status
-from worker.store.residency import Resident
+from worker.store.residency import Resident, Stage
 
 FIRST_AUDIO_S = (
     *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
     *(1.0, 1.5, 2.0, 3.0, 5.0, 10.0),
 )
+LOADS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 QUEUES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 RUNS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 FACTORS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
@@ -85,6 +87,13 @@ class Metrics:
         self._underrun = self._counter("underrun_seconds", "For how long listeners were dry.", "model")
         self._stage = self._histogram("stage_seconds", "Time of a run of a stage.", RUNS_S, "model", "stage")
         self._batch = self._histogram("stage_batch_size", "Utterances in a run of a stage.", BATCHES, "model", "stage")
+        self._loads = self._histogram(
+            "load_seconds", "Time of loads that have succeeded, download and warm-up included.", LOADS_S, "model"
+        )
+        self._load_failures = self._counter(
+            "load_failures", "Loads that have failed, by ErrorReason.", "model", "reason"
+        )
+        self._evictions = self._counter("evictions", "Models that have left memory, by why.", "model", "reason")
 
     def note_run(self, model: str, stage: str, rows: int, seconds: float) -> None:
         """Note a run of a stage; called after every run on the threads of the device, so it must cost nothing."""
@@ -114,6 +123,23 @@ class Metrics:
         self._underrun.labels(model).inc(row.playback.underrun_s)
         if code == "OK":
             self._factor.labels(model).observe(row.rtf)
+
+    def note_load(self, resident: Resident, seconds: float, reason: str) -> None:
+        """Note a load that is over.
+
+        Args:
+            resident: The model.
+            seconds: How long it took.
+            reason: Why it failed, as the contract names it; empty if it did not.
+        """
+        if reason:
+            self._load_failures.labels(resident.name if resident.engine else "", reason).inc()
+        else:
+            self._loads.labels(resident.name).observe(seconds)
+
+    def note_eviction(self, model: str, why: str) -> None:
+        """Note a model that leaves memory."""
+        self._evictions.labels(model, why).inc()
 
     def serve(self, host: str, port: int, status: Status) -> None:
         """Answer Prometheus, on threads of its own; called on the event loop.
@@ -160,11 +186,14 @@ class Standing(Collector):
         scheduler = self._status.scheduler
         total, free = self._status.device.memory()
         sizes = {each.name: each.size for each in self._status.models if each.model}
+        stages = Counts(each.stage for each in self._status.models)
+        states = {stage.name.lower(): stages[stage] for stage in Stage}
         return [
             _gauges("utterances", "Utterances here.", "state", active=scheduler.active, queued=scheduler.queued),
             _gauge("capacity", "Most utterances at once.", scheduler.capacity),
             _gauge("expected_wait_seconds", "How long one more would wait for the device.", scheduler.expected_wait_s),
             _gauge("models", "Models in memory.", len(sizes)),
+            _gauges("model_states", "Models that are known here, by how they stand.", "state", **states),
             _gauges("model_memory_bytes", "Memory that a model in memory holds.", "model", **sizes),
             _gauges("device_memory_bytes", "Memory of the device.", "state", used=total - free, free=free),
         ]

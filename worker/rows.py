@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import structlog
@@ -19,6 +19,72 @@ WHOLE_PATIENCE_S = 10.0
 """How much later what nobody listens to is due than what somebody does."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class StageTime:
+    """What a stage did for one utterance.
+
+    Attributes:
+        runs: How often it ran.
+        busy_s: Time of these runs, in seconds.
+        rows: Utterances that these runs were shared by, added up.
+    """
+
+    runs: int = 0
+    busy_s: float = 0.0
+    rows: int = 0
+
+    def add(self, seconds: float, rows: int) -> None:
+        """Note a run."""
+        self.runs += 1
+        self.busy_s += seconds
+        self.rows += rows
+
+
+@dataclass(slots=True)
+class Noted:
+    """What a stage did for one segment.
+
+    Attributes:
+        began_at: When its first run began, on the monotonic clock.
+        ended_at: When its last one ended.
+        time: All of them.
+    """
+
+    began_at: float
+    ended_at: float = 0.0
+    time: StageTime = field(default_factory=StageTime)
+
+
+class Timeline:
+    """When which stage worked on an utterance, segment by segment; kept only where somebody asks for it.
+
+    Written by the thread that has the row in hand, and read by the event loop meanwhile: of a segment that is over
+    nothing is written any more.
+    """
+
+    def __init__(self) -> None:
+        self._segment = 0
+        self._noted: dict[tuple[int, str], Noted] = {}
+
+    def begin(self, segment: int) -> None:
+        """Note that a segment begins."""
+        self._segment = segment
+
+    def note_run(self, stage: str, seconds: float, rows: int) -> None:
+        """Note a run of a stage that has just ended."""
+        now = time.monotonic()
+        noted = self._noted.setdefault((self._segment, stage), Noted(now - seconds))
+        noted.ended_at = now
+        noted.time.add(seconds, rows)
+
+    def take(self, *, is_over: bool) -> Iterator[tuple[tuple[int, str], Noted]]:
+        """Give, once, what is known of the segments that are over, by segment and stage; in the end of all."""
+        segment = self._segment
+        for key in list(self._noted):  # In one step: meanwhile there may come more.
+            if is_over or key[0] < segment:
+                yield key, self._noted.pop(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +101,7 @@ class Work:
         tenant: Who asks.
         is_live: Whether somebody listens meanwhile.
         goes_on: Whether it goes on with what was heard already, and so must not be refused.
+        timeline: Told of every run, if somebody wants to know.
     """
 
     steps: Utterance
@@ -46,21 +113,7 @@ class Work:
     tenant: str = ""
     is_live: bool = True
     goes_on: bool = False
-
-
-@dataclass(slots=True)
-class StageTime:
-    """What a stage did for one utterance.
-
-    Attributes:
-        runs: How often it ran.
-        busy_s: Time of these runs, in seconds.
-        rows: Utterances that these runs were shared by, added up.
-    """
-
-    runs: int = 0
-    busy_s: float = 0.0
-    rows: int = 0
+    timeline: Timeline | None = None
 
 
 @dataclass(slots=True)
@@ -247,11 +300,10 @@ class Row:
 
     def note_run(self, stage: str, seconds: float, rows: int) -> None:
         """Note what a stage did for it."""
-        noted = self.stages.setdefault(stage, StageTime())
-        noted.runs += 1
-        noted.busy_s += seconds
-        noted.rows += rows
+        self.stages.setdefault(stage, StageTime()).add(seconds, rows)
         self.busy_s += seconds
+        if self.work.timeline:
+            self.work.timeline.note_run(stage, seconds, rows)
 
     def _close_steps(self) -> None:
         try:

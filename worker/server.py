@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
-from worker import device, guard
+from worker import device, guard, tracing
 from worker.admission import Admission
 from worker.changes import Changes
 from worker.engines.registry import Registry
@@ -102,6 +102,8 @@ async def serve(settings: Settings) -> None:
         deny=settings.deny_models,
         # Less than a caller waits, so that the caller is told that there is no room, and not that it takes long.
         patience_s=0.8 * settings.first_audio_timeout_s,
+        on_load=metrics.note_load,
+        on_eviction=metrics.note_eviction,
     )
     with _setting("DEFAULT_MODEL" if settings.preload is None else "PRELOAD", ",".join(settings.preloaded)):
         preloaded = [models.find(name) for name in settings.preloaded]
@@ -178,6 +180,7 @@ async def serve(settings: Settings) -> None:
         log.warning("grace is over; streams are cut", streams=scheduler.active + scheduler.queued)
     await server.stop(0.1)
     scheduler.stop(1.0)
+    tracing.end()
     log.info("worker ended")
     os._exit(0)  # A step, a load or a download that hangs cannot be stopped, and would keep the process from ending.
 

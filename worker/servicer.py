@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from protos.tts.v1 import models_pb2, models_pb2_grpc, speech_pb2, speech_pb2_grpc
+from worker import tracing
 from worker.engines.base import HubModel, Model, Settings
 from worker.errors import (
     EngineFailure,
@@ -24,7 +25,7 @@ from worker.errors import (
 )
 from worker.metrics import Call, Metrics
 from worker.requests import check, required, seconds_of, settings_of
-from worker.rows import Row, Work
+from worker.rows import Row, Timeline, Work
 from worker.scheduler import Scheduler
 from worker.status import Status
 from worker.store.residency import Residency, Resident
@@ -77,7 +78,8 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         """Speak one utterance; see the contract."""
         arrived_at = time.monotonic()
         call = Call()
-        async with _reporting(context, partial(self._metrics.note_end, call)):
+        traced = tracing.begin(context.invocation_metadata() or (), request) if tracing.is_on() else None
+        async with _reporting(context, partial(self._note_end, call, traced)):
             check(request)
             call.resident = resident = self._models.find(required(request.model, "model"), request.model_revision)
             timeout_s = self._first_audio_timeout_s
@@ -85,9 +87,10 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                 timeout_s = seconds_of(request.first_audio_timeout, "first_audio_timeout")
             may_load = request.load_policy != speech_pb2.LOAD_POLICY_IF_LOADED
             async with _first_audio_within(timeout_s, resident) as waiting:
-                model = await self._models.acquire(resident, may_load)
+                with traced.waiting("load") if traced and not resident.model else nullcontext():
+                    model = await self._models.acquire(resident, may_load)
                 loaded_at = time.monotonic()
-                row, settings = await self._submit(request, resident, model)
+                row, settings = await self._submit(request, resident, model, traced.timeline if traced else None)
                 call.row = row
                 writer = StreamWriter(model.card.sample_rate_hz, request.encoding)
                 with row:
@@ -100,8 +103,12 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                                 header.queue_time.CopyFrom(duration(row.queue_s))
                                 header.load_time.CopyFrom(duration(loaded_at - arrived_at))
                                 message.header.CopyFrom(header)
+                                if traced:
+                                    traced.first_audio(call.first_audio_s)
                             await context.write(message)
                             row.first_audio_sent()
+                        if traced:
+                            traced.stages()
                     summary = summary_message(writer, row, call.first_audio_s)
                     await context.write(speech_pb2.SynthesizeResponse(marks=writer.last_marks, summary=summary))
                     log.log(
@@ -120,7 +127,11 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                     )
 
     async def _submit(
-        self, request: speech_pb2.SynthesizeRequest, resident: Resident, model: Model
+        self,
+        request: speech_pb2.SynthesizeRequest,
+        resident: Resident,
+        model: Model,
+        timeline: Timeline | None = None,
     ) -> tuple[Row, Settings]:
         """Queue an utterance; the model is held until the device has let go of it."""
         release = partial(self._models.release, resident)
@@ -128,7 +139,13 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
             settings = settings_of(request, resident.name, model)
             await self._models.prepare(resident, settings.voice)
             work = Work(
-                synthesize(model, request.input, settings, request.segments_before),
+                synthesize(
+                    model,
+                    request.input,
+                    settings,
+                    request.segments_before,
+                    timeline.begin if timeline else lambda _: None,
+                ),
                 model.card.sample_rate_hz,
                 model=resident.name,
                 num_chars=len(request.input),
@@ -137,11 +154,18 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
                 tenant=request.tenant,
                 is_live=request.delivery != speech_pb2.DELIVERY_WHOLE,
                 goes_on=request.segments_before > 0,
+                timeline=timeline,
             )
             return self._scheduler.submit(work, release), settings
         except BaseException:
             release()
             raise
+
+    def _note_end(self, call: Call, traced: tracing.Traced | None, code: str, error: WorkerError | None) -> None:
+        reason = error.reason if error else ""
+        self._metrics.note_end(call, code, reason)
+        if traced:
+            traced.end(call, code, grpc.StatusCode[code].value[0], reason, error.message if error else "")
 
     def _header(
         self,
@@ -257,15 +281,17 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 
 @asynccontextmanager
 async def _reporting(
-    context: grpc.aio.ServicerContext[Any, Any], on_end: Callable[[str, str], None] = lambda *_: None
+    context: grpc.aio.ServicerContext[Any, Any],
+    on_end: Callable[[str, WorkerError | None], None] = lambda *_: None,
 ) -> AsyncIterator[None]:
     """End the call with the error's code and details, as `errors.proto` says.
 
     Args:
         context: Of the call.
-        on_end: Told the name of the code, and the reason of the error if there is one.
+        on_end: Told the name of the code, and the error if there is one.
     """
-    code, reason = "CANCELLED", ""
+    code: str = "CANCELLED"
+    failure: WorkerError | None = None
     try:
         try:
             yield
@@ -279,11 +305,11 @@ async def _reporting(
             log.exception("call failed")
             raise EngineFailure(f"the worker made a mistake: {type(error).__name__}: {error}") from error
     except WorkerError as error:
-        code, reason = error.code, error.reason
+        code, failure = error.code, error
         status = error_message(error, grpc.StatusCode[code].value[0])
         await context.abort(grpc.StatusCode[code], status.message, trailing_metadata(error, status))
     finally:
-        on_end(code, reason)
+        on_end(code, failure)
 
 
 @asynccontextmanager

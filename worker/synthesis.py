@@ -6,7 +6,7 @@ drives it decides who is served when and together with whom, and closing it ends
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -56,7 +56,13 @@ Utterance = Generator[Block | Call[Any, Any], Any, None]
 """An utterance while it is spoken: its blocks in order, and calls whose results are sent to it."""
 
 
-def synthesize(model: Model, text: str, settings: Settings, segments_before: int = 0) -> Utterance:
+def synthesize(
+    model: Model,
+    text: str,
+    settings: Settings,
+    segments_before: int = 0,
+    on_segment: Callable[[int], None] = lambda _: None,
+) -> Utterance:
     """Speak an utterance.
 
     Args:
@@ -64,6 +70,7 @@ def synthesize(model: Model, text: str, settings: Settings, segments_before: int
         text: The input, as sent.
         settings: How.
         segments_before: Segments of the same text that were spoken before.
+        on_segment: Told the number of each segment when it begins, on the thread that has the utterance in hand.
 
     Yields:
         Blocks in order, at the model's rate, and calls of the model's stages.
@@ -82,6 +89,7 @@ def synthesize(model: Model, text: str, settings: Settings, segments_before: int
     limits = model.limits
     pieces = segment(text, voice.language, first=limits.first, longest=limits.longest, joins=limits.joins)
     for index, piece in enumerate(pieces, segments_before):
+        on_segment(index)
         spoken: Mark | None = None
         left = round(limits.longest_s(piece.text, settings.speed) * rate_hz)
         speech = model.speak(piece.text, index, settings)

@@ -12,6 +12,7 @@ import grpc
 import structlog
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway import tracing
 from gateway.errors import TABLE, ApiError
 from gateway.fleet.routing import Distance
 from protos.channel import open_aio_channel
@@ -168,10 +169,17 @@ class WorkerLink:
         """Whether it serves the model and has not failed to load it."""
         return any(each.name == model and each.state != models_pb2.MODEL_STATE_FAILED for each in self.models)
 
-    def synthesize(self, request: speech_pb2.SynthesizeRequest) -> Call:
-        """Begin a call; `Call.end` must end it."""
+    def synthesize(self, request: speech_pb2.SynthesizeRequest, moves: int = 0) -> Call:
+        """Begin a call; `Call.end` must end it.
+
+        Args:
+            request: What to say.
+            moves: How many workers have failed it before.
+        """
         self.calls[request.model] += 1
-        return Call(self._speech.Synthesize(request), self, lambda: self._ended(request.model))
+        speak = self._speech.Synthesize
+        call = tracing.attempt(lambda metadata: speak(request, metadata=metadata), self.address, moves)
+        return Call(call, self, lambda: self._ended(request.model))
 
     def _ended(self, model: str) -> None:
         self.calls[model] -= 1
@@ -312,6 +320,7 @@ class Call:
                 message = await self._call.read()
         except TimeoutError:
             self._link.suspect()
+            tracing.note_silent(self._call)
             silent = f"the worker at {self._link.address} was silent for {patience_s:.0f} s"
             raise ApiError("ENGINE_FAILURE", silent) from None
         except grpc.aio.AioRpcError as error:

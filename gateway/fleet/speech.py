@@ -55,7 +55,7 @@ class Speech:
         while True:
             link = self._attempts.next()
             self._address = link.address
-            self._call = link.synthesize(self._request)
+            self._call = link.synthesize(self._request, self.moves)
             try:
                 self._first = await self._call.read(patience_s)
             except ApiError as failure:

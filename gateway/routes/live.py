@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from gateway import tracing
 from gateway.audio.encode import Encoder
 from gateway.auth import SUBPROTOCOL, Key
 from gateway.errors import ApiError
@@ -124,6 +125,15 @@ class Turn:
     def audio_s(self) -> float:
         """Length of the audio so far, as the client hears it, in seconds."""
         return self.plan.heard_s(self.header, self.num_samples) if self.header else 0.0
+
+    def line(self) -> dict[str, object]:
+        """Write what came of it, for its span."""
+        outcome = "cancelled" if self.is_dropped else "ok" if self.is_done else "client_gone"
+        fields = {"model": self.plan.model, "format": self.plan.format, "chars": self.splitter.num_chars}
+        if failure := self.failure:
+            outcome = "refused" if failure.form.status < 500 else "failed"
+            fields |= {"reason": failure.reason, "error": failure.message}
+        return {**fields, "audio_s": round(self.audio_s, 3), "outcome": outcome}
 
     def stop(self) -> None:
         """End the call to the worker, if there is one."""
@@ -298,7 +308,13 @@ class Session:
         """Speak; return with which code to close when there is nothing left to do."""
         while True:
             if self._turns:
-                await self._speak(self._turns[0])
+                turn = self._turns[0]
+                traced = tracing.turn(turn.number)
+                try:
+                    await self._speak(turn)
+                finally:
+                    if traced:
+                        traced.end(turn.line())
                 self._turns.popleft()
             elif self._is_closing:
                 return NORMAL
@@ -443,6 +459,7 @@ class Session:
                 turn.ttfa_ms = _ms(time.monotonic() - turn.began_at)
                 self._log.setdefault("ttfa_ms", turn.ttfa_ms)
                 self._state.metrics.note_first_audio(turn.plan.model, turn.ttfa_ms, is_live=True)
+                tracing.event("first audio", ttfa_ms=turn.ttfa_ms)
 
     async def _news(self) -> None:
         self._wake.clear()

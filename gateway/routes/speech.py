@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway import tracing
 from gateway.audio.encode import Encoder
 from gateway.errors import ApiError, ClientGone
 from gateway.fleet.speech import Speech
@@ -139,6 +140,7 @@ class SpeechResponse(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 if "ttfa_ms" not in fields:
                     fields["ttfa_ms"] = _ms_since(self._request)
+                    tracing.event("first audio", ttfa_ms=fields["ttfa_ms"])
         self._all_sent = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -14,11 +13,11 @@ import pytest
 from websockets.sync.client import connect
 
 from deploy.local import plan_workers
+from tests.observed import documented
 from tests.scrape import Scrape
 from tests.stack import PATIENCE_S, ROOT, TONE, Stack, clean_environment, eventually, free_port, running
 
 LIVE = "/v1/audio/speech/stream"
-README = (ROOT / "README.md").read_text("utf-8")
 
 
 class Watched:
@@ -173,16 +172,47 @@ def test_how_things_stand_is_told_while_they_do(watched):
     assert health["expected_wait_s"] > 0
 
 
-def test_the_readme_names_every_metric_and_no_other(watched):
-    told = set(re.findall(r"`(sonorant_(?:gateway|worker)_\w+)`", README))
-    speak(watched.stack, "m-one", input="one")
+def test_the_readme_names_every_metric_and_no_other(observed):
     exposed = {
         f"{name}_total" if family.type == "counter" else name
-        for scrape in (watched.gateway(), watched.worker())
+        for scrape in (*observed.gateway, *observed.worker)
         for name, family in scrape.families.items()
         if name.startswith("sonorant_")
     }
-    assert told == exposed
+    assert documented().keys() == exposed
+
+
+@pytest.mark.parametrize("name", documented())
+def test_every_metric_that_is_documented_moves_and_has_its_labels(observed, name):
+    assert observed.moved(name)
+    assert observed.labels.get(name, observed.labels.get(f"{name}_count")) == documented()[name]
+
+
+def test_models_that_come_and_go_are_counted_by_why(observed):
+    loads, first, second = "sonorant_worker_load_seconds_count", *observed.worker[-2:]
+    assert [first(loads, model=f"org/{name}") for name in ("a", "b", "broken")] == [1, 1, 0]
+    assert first("sonorant_worker_load_failures_total", model="org/broken", reason="LOAD_FAILURE") == 1
+    assert first("sonorant_worker_evictions_total", model="org/a", reason="room") == 1
+    assert second("sonorant_worker_evictions_total", model="org/a", reason="idle") == 1
+    name = "sonorant_worker_model_states"
+    states = {each["state"]: first(name, **each) for each in first.labels(name)}
+    assert states == {"available": 2, "downloading": 0, "loading": 0, "warming_up": 0, "ready": 2, "failed": 1}
+    assert first("sonorant_worker_models") == states["ready"]
+
+
+def test_a_worker_that_is_lost_and_keys_that_are_wrong_are_told(observed):
+    before, after = observed.gateway[-2:]
+    assert [each("sonorant_gateway_workers", state="down") for each in (before, after)] == [0, 1]
+    assert [each("sonorant_gateway_workers", state="up") for each in (before, after)] == [2, 1]
+    assert [each("sonorant_gateway_keys_file_ok") for each in (before, after)] == [1, 0]
+
+
+def test_an_unload_is_counted_as_asked_for(watched):
+    model = "sonorant/tone-22k"
+    assert speak(watched.stack, "m-other", input="one", model=model).status_code == 200
+    eventually(watched.stack.is_idle, "nobody uses it")
+    assert httpx.post(f"{watched.stack.url}/api/models/{model}/unload").status_code == 200
+    assert watched.worker()("sonorant_worker_evictions_total", model=model, reason="asked") == 1
 
 
 def test_scrapes_need_no_key_and_are_not_worth_a_line_in_the_log(start, tmp_path):

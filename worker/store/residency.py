@@ -121,6 +121,13 @@ class Resident:
         return ModelLoading(f"the model {self.name!r} is {doing}", field="model", retry_after_s=5.0)
 
 
+OnLoad = Callable[[Resident, float, str], None]
+"""Told of every load that is over: the model, seconds, and the reason of its failure if it has failed."""
+
+OnEviction = Callable[[str, str], None]
+"""Told of every model that leaves memory: its id, and why: `room` for another one, `idle`, or `asked`."""
+
+
 class Residency:
     """The models of this worker.
 
@@ -135,6 +142,8 @@ class Residency:
         allow: Patterns of the ids that may be used.
         deny: Patterns of those that may not.
         patience_s: How long a load waits for busy models to make room.
+        on_load: Told of every load.
+        on_eviction: Told of every model that leaves memory.
 
     Attributes:
         budget: The same.
@@ -153,6 +162,8 @@ class Residency:
         allow: Sequence[str] = ("*",),
         deny: Sequence[str] = (),
         patience_s: float = 30.0,
+        on_load: OnLoad = lambda *_: None,
+        on_eviction: OnEviction = lambda *_: None,
     ) -> None:
         self._registry = registry
         self._disk = disk
@@ -164,6 +175,8 @@ class Residency:
         self._allow = allow
         self._deny = deny
         self._patience_s = patience_s
+        self._on_load = on_load
+        self._on_eviction = on_eviction
         self._memory = asyncio.Lock()  # Held by whoever brings a model into memory or takes one out.
         self._sizes: dict[str, int] = {}
         self._failures = Failures()
@@ -299,8 +312,12 @@ class Residency:
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(task)
 
-    async def unload(self, resident: Resident) -> None:
+    async def unload(self, resident: Resident, why: str = "asked") -> None:
         """Take a model out of memory.
+
+        Args:
+            resident: Which one.
+            why: As `OnEviction` is told.
 
         Raises:
             WrongModelState: It is being used or loaded.
@@ -308,7 +325,7 @@ class Residency:
         self._insist_idle(resident)
         async with self._memory:
             self._insist_idle(resident)  # Somebody may have come meanwhile.
-            await self._take_out(resident)
+            await self._take_out(resident, why)
         self._forget(resident)
 
     async def watch_idle(self) -> None:
@@ -319,7 +336,7 @@ class Residency:
                 if resident.used_at <= time.monotonic() - self._idle_ttl_s and not resident.users:
                     log.info("model was idle", model=resident.name)
                     with contextlib.suppress(WrongModelState):
-                        await self.unload(resident)
+                        await self.unload(resident, "idle")
 
     def refusal(self, name: str) -> str:
         """Say why a model may not be used here; empty if it may."""
@@ -332,11 +349,13 @@ class Residency:
             )
 
     async def _load(self, resident: Resident) -> Model:
+        began_at = time.monotonic()
         try:
             model = await self._bring_in(resident)
         except Exception as error:
             failure = await self._explain(resident, error)
             self._note_failure(resident, failure)
+            self._on_load(resident, time.monotonic() - began_at, failure.reason)
             await asyncio.to_thread(self._disk.let_go, resident.name)
             # What the frames of a failed load hold is as large as the model.
             traceback.clear_frames(error.__traceback__)
@@ -344,6 +363,7 @@ class Residency:
             raise failure from None
         else:
             self._failures.forget(resident.name)
+            self._on_load(resident, time.monotonic() - began_at, "")
             return model
         finally:
             resident.loading = None
@@ -469,13 +489,14 @@ class Residency:
         if not victim:
             return False
         log.info("model makes room", model=victim.name, bytes=victim.size)
-        await self._take_out(victim)
+        await self._take_out(victim, "room")
         return True
 
-    async def _take_out(self, resident: Resident) -> None:
+    async def _take_out(self, resident: Resident, why: str) -> None:
         model, resident.model, resident.size = resident.model, None, 0
         self._set(resident, Stage.AVAILABLE)
         if model:
+            self._on_eviction(resident.name, why)
             await asyncio.to_thread(model.close)
             del model
             await asyncio.to_thread(self._device.give_back)

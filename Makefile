@@ -9,7 +9,7 @@
 #            looked for
 
 PYTHON ?= python3
-EXTRAS ?= torch kokoro
+EXTRAS ?= torch kokoro otel
 VENV := .venv
 CLIENTS := .venv-clients
 RAY := .venv-ray
@@ -41,7 +41,7 @@ SOURCES := gateway worker protos deploy tests
 
 NPM := web/npm.sh
 # Folders too: a file that has gone is a change.
-CONSOLE := $(shell find web/src web/public ! -name '*.test.*' 2>/dev/null) \
+CONSOLE := $(shell find web/src ! -name '*.test.*' 2>/dev/null) \
   $(wildcard $(addprefix web/,index.html package.json package-lock.json tsconfig.json vite.config.ts))
 
 .PHONY: run web test test-all test-clients check screenshots bench bench-gpu protos fmt lock clean help
@@ -95,7 +95,7 @@ fmt: $(call installed,$(RUN) dev) web/node_modules/.installed  ## Format the cod
 lock:  ## Resolve every dependency anew and pin it in constraints.txt, the clients' too
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)
-	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,kokoro,protos,dev,browser,console]"
+	$(VENV)-lock/bin/python -m pip install -q ".[gateway,worker,torch,kokoro,otel,protos,dev,browser,console]"
 	$(VENV)-lock/bin/python -m pip freeze --exclude sonorant | sed 's/+cpu$$//' >constraints.txt
 	rm -rf $(VENV)-lock && $(CLIENTS_PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install -q pip==$(PIP)

@@ -2,7 +2,7 @@ import "fake-indexeddb/auto";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { SpeechSpec } from "../services/api/speech";
 import { cut, DONE, delta, error, events, json, serve, sse } from "../testing/server";
-import { clipOf, entries, forget, forgetAll, heldClip, read, save, trouble } from "./history";
+import { clipOf, entries, forget, forgetAll, heldClip, note, read, save, trouble } from "./history";
 import { Take } from "./take";
 
 const server = serve();
@@ -116,4 +116,37 @@ test("audio that is no longer there is told of", async () => {
   await forgetAll();
   expect(await clipOf(entry!)).toBeNull();
   expect(trouble.value).toContain("no longer there");
+});
+
+test("figures that come after a take is over are kept too, with few writes and no audio", async () => {
+  const take = await saved();
+  const writes = vi.spyOn(IDBObjectStore.prototype, "put");
+  const noted = [1, 2, 3, 4].map((underruns) => {
+    take.measure({ underruns });
+    return note(take);
+  });
+  await Promise.all(noted);
+  expect(entries.value).toMatchObject([{ id: take.id, figures: { underruns: 4 } }]);
+  expect(writes.mock.contexts.map((store) => (store as IDBObjectStore).name)).toEqual(["takes"]);
+  await read();
+  expect(entries.value).toMatchObject([{ id: take.id, figures: { underruns: 4 } }]);
+});
+
+test("figures that come while a take is being kept are not lost", async () => {
+  const take = await takeOf(events(SPOKEN + sse(DONE), HEADERS));
+  const saving = save(take);
+  take.measure({ clientTtfaMs: 120 });
+  await note(take);
+  await saving;
+  await read();
+  expect(entries.value).toMatchObject([{ figures: { clientTtfaMs: 120 } }]);
+});
+
+test("figures of a take that was deleted do not bring it back", async () => {
+  const take = await saved();
+  await forget(take.id);
+  take.measure({ underruns: 1 });
+  await note(take);
+  await read();
+  expect(entries.value).toEqual([]);
 });

@@ -21,6 +21,10 @@ const recent = new Map<string, Clip>();
 /** Every clip that somebody still holds: what the player plays stays the same clip, however many are looked at since. */
 const held = new Map<string, WeakRef<Clip>>();
 
+/** Takes whose figures are to be written. */
+const changed = new Set<Take>();
+let writing: Promise<void> | null = null;
+
 export async function read(): Promise<void> {
   try {
     entries.value = await database.all();
@@ -77,10 +81,36 @@ export async function save(take: Take): Promise<void> {
     drop(await database.keep(saved, take.clip.samples.slice()));
     if (entries.peek() === null || trouble.peek()) await read();
     else insert(saved);
+    if (take.figures.peek() !== saved.figures) await note(take); // They came while it was being kept.
   } catch (error) {
     await read(); // Some may have gone to make room.
     trouble.value = `This could not be kept: ${textOf(error)}`;
   }
+}
+
+/** Keeps the figures of a take anew, if it is kept: some come while it is played, when it is long over. */
+export function note(take: Take): Promise<void> {
+  changed.add(take);
+  writing ??= Promise.resolve().then(writeChanged);
+  return writing;
+}
+
+/** One after the other, each with its latest figures: what changes meanwhile is written once more. */
+async function writeChanged(): Promise<void> {
+  for (const take of changed) {
+    changed.delete(take);
+    const figures = take.figures.peek();
+    const kept = entries.peek();
+    if (kept && !kept.some(({ id }) => id === take.id)) continue;
+    try {
+      await database.updateFigures(take.id, figures);
+      entries.value =
+        entries.peek()?.map((saved) => (saved.id === take.id ? { ...saved, figures } : saved)) ?? null;
+    } catch (error) {
+      trouble.value = `The figures could not be kept: ${textOf(error)}`;
+    }
+  }
+  writing = null;
 }
 
 export async function forget(id: string): Promise<void> {

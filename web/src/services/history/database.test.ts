@@ -1,7 +1,7 @@
 import "fake-indexeddb/auto";
 import { deleteDB, type IDBPDatabase, openDB } from "idb";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { all, forget, forgetAll, keep, MOST_KEPT, type Saved, samplesOf } from "./database";
+import { all, forget, forgetAll, keep, MOST_KEPT, type Saved, samplesOf, updateFigures } from "./database";
 
 const SAMPLES = Int16Array.of(1, -2, 3);
 
@@ -83,6 +83,15 @@ test("a take that is kept again takes the place of the earlier one", async () =>
   await keep(take("a", 1), SAMPLES);
   await keep({ ...take("a", 1), reason: "other" }, SAMPLES);
   expect((await all()).map(({ reason }) => reason)).toEqual(["other"]);
+});
+
+test("figures that come later are those of the take, and bring none back that is not kept", async () => {
+  await keep(take("a", 1), SAMPLES);
+  const figures = { ...take("a", 1).figures, underruns: 2 };
+  await updateFigures("a", figures);
+  await updateFigures("b", figures);
+  expect(await all()).toEqual([{ ...take("a", 1), figures }]);
+  expect(await samplesOf("a")).toEqual(SAMPLES);
 });
 
 test("one is forgotten, or all are", async () => {

@@ -97,6 +97,14 @@ export async function keep(take: Saved, samples: Int16Array): Promise<string[]> 
   return gone;
 }
 
+/** Sets what was measured of a take, if it is kept. */
+export async function updateFigures(id: string, figures: Figures): Promise<void> {
+  const transaction = (await database()).transaction("takes", "readwrite");
+  const take = await transaction.store.get(id);
+  if (take) await transaction.store.put({ ...take, figures });
+  await transaction.done;
+}
+
 export async function forget(id: string): Promise<void> {
   const transaction = (await database()).transaction(["takes", "audio"], "readwrite");
   await Promise.all([

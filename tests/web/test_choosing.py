@@ -180,6 +180,18 @@ def test_an_option_of_the_engine_changes_what_is_said(page):
     assert figure(page, "Audio") == "2.0 s"
 
 
+def test_a_decimal_is_typed_into_an_option(page):
+    page.expected.append("status of 400")  # This one is a whole number, says the server.
+    set_option(page, "word_ms", "")
+    field = page.get_by_role("textbox", name="word_ms")
+    field.press_sequentially("100.50")
+    assert field.input_value() == "100.50"
+    with page.expect_request("**/v1/audio/speech") as asked:
+        speak(page, "one")
+    assert asked.value.post_data_json["word_ms"] == 100.5
+    await_state(page, "failed")
+
+
 def test_a_bad_option_is_marked_and_the_server_names_it(page):
     page.expected.append("status of 400")
     set_option(page, "word_ms", 5)

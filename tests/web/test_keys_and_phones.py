@@ -93,6 +93,31 @@ def test_numbers_go_to_the_screens(page):
         assert focused(page) == "main"
 
 
+def test_single_keys_come_to_the_speak_screen_from_every_other(page):
+    press = page.keyboard.press
+    for key, name in [("m", "Choose a model"), ("v", "Choose a voice")]:
+        press("4")
+        page.get_by_role("heading", name="Models", level=1).wait_for()
+        press(key)
+        dialog(page, name).wait_for()
+        press("Escape")
+        dialog(page, name).wait_for(state="hidden")
+    press("5")
+    page.get_by_role("heading", name="Status", level=1).wait_for()
+    press("e")
+    page.get_by_role("heading", name="Speak", level=1).wait_for()
+    eventually(lambda: focused(page) == "text", "the text has the focus")
+
+
+def test_a_new_screen_is_seen_from_its_top(visit, stack):
+    page = visit(stack.url, viewport={"width": 1280, "height": 300})
+    page.evaluate("scrollTo(0, 200)")
+    assert page.evaluate("scrollY") > 0
+    page.keyboard.press("2")
+    page.get_by_role("heading", name="Compare", level=1).wait_for()
+    eventually(lambda: page.evaluate("scrollY") == 0, "it is at the top")
+
+
 def test_single_keys_can_be_switched_off(page):
     page.keyboard.press("?")
     page.get_by_role("checkbox", name="Single keys are on").uncheck()

@@ -57,9 +57,9 @@ def enter_key(page) -> None:
 def test_what_came_before_it_broke_off_is_kept(page):
     speak(page, "<long=1> two <fail>")
     await_state(page, "failed")
-    notice = stage(page).get_by_role("alert").inner_text()
+    notice = stage(page).locator(".notice").inner_text()
     assert "broke off after 1.1 s" in notice
-    assert "told to fail" in notice or len(notice.splitlines()) > 1
+    assert "told to fail" in notice
     stage(page).get_by_text("Broken off", exact=True).wait_for()
     await_playback(page, "ended")
     stage(page).get_by_role("button", name="Play", exact=True).click()
@@ -75,7 +75,7 @@ def test_a_text_that_the_voice_cannot_say_is_refused_in_words(page):
     pick_model(page, HIBARI)
     speak(page, "你好")
     await_state(page, "failed")
-    assert "cannot say '你'" in stage(page).get_by_role("alert").inner_text()
+    assert "cannot say '你'" in stage(page).locator(".notice").inner_text()
     assert stage(page).get_by_role("button", name="Play", exact=True).is_disabled()
 
 
@@ -157,6 +157,6 @@ def test_a_server_that_is_gone_is_said_to_be_gone(visit, gateway):
     page.get_by_text("what you have typed stays").wait_for()
     speak(page, "<long=1>")
     await_state(page, "failed")
-    assert "cannot be reached" in stage(page).get_by_role("alert").inner_text()
+    assert "cannot be reached" in stage(page).locator(".notice").inner_text()
     go_to(page, "History")
     page.get_by_role("button", name="Play: <long=1>").wait_for()

@@ -1,10 +1,9 @@
 /** The page: header, the screen that the address names, dialogs, and the one live region. */
 
-import { useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { announcement } from "../store/announce";
-import { dialog, theme } from "../store/preferences";
-import { type Screen, screen } from "../store/route";
+import { dialog } from "../store/preferences";
+import { type Screen, screen, wanted } from "../store/route";
 import { CompareScreen } from "./CompareScreen";
 import { Header } from "./Header";
 import { HelpDialog } from "./HelpDialog";
@@ -29,16 +28,25 @@ export function App() {
   const main = useRef<HTMLElement>(null);
   const isFirst = useRef(true);
   useEffect(listenToKeys, []);
-  useSignalEffect(() => {
-    if (theme.value === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = theme.value;
-  });
   useEffect(() => {
     document.title = `${title} · Sonorant`;
-    // A new screen is a new page: a screen reader begins at its top.
-    if (!isFirst.current) main.current?.focus({ preventScroll: true });
-    isFirst.current = false;
+    if (isFirst.current) {
+      isFirst.current = false;
+      return;
+    }
+    // A new screen is a new page: it is seen, and a screen reader begins, at its top.
+    scrollTo(0, 0);
+    if (!wanted.peek()) main.current?.focus({ preventScroll: true });
   }, [title]);
+  // As of this drawing: an effect of the one before may run when the address has changed and nothing is drawn yet.
+  const goal = screen.value === "speak" ? wanted.value : null;
+  useEffect(() => {
+    if (!goal) return;
+    wanted.value = null;
+    const element = document.getElementById(goal.id);
+    element?.focus();
+    if (goal.isPressed) element?.click();
+  }, [goal]);
   return (
     <>
       <button type="button" class="skip" onClick={() => main.current?.focus()}>

@@ -1,11 +1,10 @@
 /** The same text from several voices; who likes to judge fairly does so blind. */
 
 import { useState } from "preact/hooks";
-import { SAMPLE_RATE_HZ } from "../services/api/speech";
 import { defaultModel, modelOf, voiceName, voicesOf } from "../store/catalogue";
 import * as compare from "../store/compare";
 import { numChars, text } from "../store/draft";
-import { pause, play, playback, resume, seekTo } from "../store/speech";
+import { playback, stop } from "../store/speech";
 import type { Take } from "../store/take";
 import { durationText, estimateS } from "../store/text";
 import { FailureNotice } from "./FailureNotice";
@@ -15,20 +14,19 @@ import { PickerButton } from "./OptionsPanel";
 import { Troubles } from "./Troubles";
 import { Chip } from "./ui/Chip";
 import { Icon } from "./ui/Icon";
-import { useClip } from "./useClip";
+import { Notice } from "./ui/Notice";
+import { useTransport } from "./useTransport";
 import { VoicePicker } from "./VoicePicker";
-import { TakeStateChip, Waiting } from "./Waiting";
+import { stateShown, TakeStateChip, Waiting } from "./Waiting";
 import { Waveform } from "./Waveform";
 import "./CompareScreen.css";
 
 export function CompareScreen() {
   const lanes = compare.lanes.value;
   const round = compare.round.value;
-  const isBusy = round?.takes.some(
-    ({ clip, state }) =>
-      !["done", "stopped", "failed"].includes(state.value) ||
-      (playback.value.state === "playing" && playback.value.clip === clip),
-  );
+  const { clip, state } = playback.value;
+  const isHeard = state === "playing" && round?.takes.some((take) => take.clip === clip);
+  const isBusy = isHeard || (round && !compare.isOver.value);
   return (
     <>
       <header class="screen-head">
@@ -74,7 +72,7 @@ export function CompareScreen() {
             Play one after the other
           </label>
           <div class="row push composer-actions">
-            <button type="button" disabled={!isBusy} onClick={compare.stopComparing}>
+            <button type="button" disabled={!isBusy} onClick={stop}>
               <Icon name="stop" /> Stop <kbd>Esc</kbd>
             </button>
             <button
@@ -172,27 +170,20 @@ function LaneChoice({ index, lane, canLeave }: LaneChoiceProps) {
 }
 
 function Result({ take, index }: { take: Take; index: number }) {
-  useClip(take.clip);
-  const now = playback.value;
-  const isMine = now.clip === take.clip;
-  const isPlaying = isMine && now.state === "playing";
-  const positionS = isMine ? now.position / SAMPLE_RATE_HZ : 0;
+  const { isPlaying, positionS, bufferedS, seek, toggle } = useTransport(take.clip, () =>
+    compare.hear(index),
+  );
   const isHidden = compare.isHidden.value;
   const round = compare.round.value!;
   const hasAudio = take.clip.length > 0;
   const letter = compare.letter(index);
   // Read, so that the name is drawn again when the server has told it.
   const { voice, model } = take.spoken.value;
-  const toggle = () => {
-    if (isPlaying) pause();
-    else if (isMine && now.state === "paused") resume();
-    else compare.hear(index);
-  };
   return (
     <li
       class={round.vote === index ? "lane card voted" : "lane card"}
       data-result={index}
-      data-state={take.state.value}
+      data-state={stateShown(take, isHidden)}
     >
       <header class="row">
         <button
@@ -220,7 +211,7 @@ function Result({ take, index }: { take: Take; index: number }) {
               <Icon name="check" /> Your vote
             </Chip>
           ) : (
-            <TakeStateChip take={take} isPlaying={isPlaying} />
+            <TakeStateChip take={take} isPlaying={isPlaying} isHidden={isHidden} />
           )}
         </span>
       </header>
@@ -230,23 +221,32 @@ function Result({ take, index }: { take: Take; index: number }) {
           positionS={positionS}
           expectedS={estimateS(take.spec.input, take.spec.speed)}
           label={`Position in ${letter}`}
-          onSeek={(seconds) =>
-            isMine ? seekTo(seconds) : play(take.clip, Math.round(seconds * SAMPLE_RATE_HZ))
-          }
+          onSeek={seek}
         />
       ) : (
         !isHidden && <Waiting take={take} />
       )}
-      {take.state.value === "failed" && take.failure.value && (
-        <FailureNotice failure={take.failure.value} keptS={take.clip.durationS} />
-      )}
+      {take.state.value === "failed" &&
+        take.failure.value &&
+        (isHidden ? (
+          // Its message may name the voice.
+          <Notice tone="bad" title={hasAudio ? "The speech broke off." : "Nothing could be said."}>
+            You will see why when you have voted.
+          </Notice>
+        ) : (
+          <FailureNotice failure={take.failure.value} keptS={take.clip.durationS} />
+        ))}
       {isHidden ? (
         <p class="muted small-text numbers">{durationText(take.clip.durationS)}</p>
       ) : (
-        <FiguresStrip take={take} bufferedS={isMine ? now.bufferedS : 0} />
+        <FiguresStrip take={take} bufferedS={bufferedS} />
       )}
       {round.vote === null && (
-        <button type="button" disabled={!hasAudio} onClick={() => compare.vote(index)}>
+        <button
+          type="button"
+          disabled={!hasAudio || !compare.canVote.value}
+          onClick={() => compare.vote(index)}
+        >
           Vote for {isHidden ? letter : "this one"}
           {!isHidden && <span class="visually-hidden"> ({letter})</span>}
         </button>
@@ -281,9 +281,9 @@ function Tallies() {
           </tr>
         </thead>
         <tbody>
-          {rows.map(([name, { votes, rounds }]) => (
-            <tr key={name}>
-              <th scope="row">{name}</th>
+          {rows.map(([key, { votes, rounds }]) => (
+            <tr key={key}>
+              <th scope="row">{compare.nameOf(key)}</th>
               <td class="number numbers">{votes}</td>
               <td class="number numbers">{rounds}</td>
             </tr>

@@ -13,8 +13,7 @@ export function Composer() {
   const picker = useRef<HTMLInputElement>(null);
   const [isOver, setIsOver] = useState(false);
   const [complaint, setComplaint] = useState("");
-  const state = take.value?.state.value;
-  const isMade = state !== undefined && !["done", "stopped", "failed"].includes(state);
+  const isMade = take.value !== null && !take.value.isOver.value;
   const isHeard = playback.value.state === "playing" && playback.value.clip === take.value?.clip;
 
   const open = async (file: File | undefined) => {
@@ -24,7 +23,9 @@ export function Composer() {
       setComplaint("");
       announce(`${file.name} has been opened.`);
     } catch (error) {
-      setComplaint(error instanceof Error ? error.message : String(error));
+      const reason = error instanceof Error ? error.message : String(error);
+      setComplaint(reason);
+      announce(reason);
     }
   };
   const drop = (event: DragEvent) => {
@@ -97,11 +98,7 @@ export function Composer() {
           </button>
         </div>
       </div>
-      {complaint && (
-        <p class="composer-complaint" role="alert">
-          {complaint}
-        </p>
-      )}
+      {complaint && <p class="composer-complaint">{complaint}</p>}
     </section>
   );
 }

@@ -36,34 +36,32 @@ export function FailureNotice({ failure, keptS = 0, onRetry }: Props) {
       ? "This server wants an API key."
       : (TITLES[failure.code] ?? "The server refused.");
   return (
-    <div role="alert">
-      <Notice
-        tone={isKey || failure.status === 429 ? "warn" : "bad"}
-        title={title}
-        actions={
-          <>
-            {isKey && (
-              <button
-                type="button"
-                class="small primary"
-                onClick={() => {
-                  dialog.value = "key";
-                }}
-              >
-                Enter the key
-              </button>
-            )}
-            {onRetry && (
-              <button type="button" class="small" onClick={onRetry}>
-                Try again
-              </button>
-            )}
-          </>
-        }
-      >
-        {failure.message}
-        {failure.retryAfterS !== null && ` It may work in ${durationText(failure.retryAfterS)}.`}
-      </Notice>
-    </div>
+    <Notice
+      tone={isKey || failure.status === 429 ? "warn" : "bad"}
+      title={title}
+      actions={
+        <>
+          {isKey && (
+            <button
+              type="button"
+              class="small primary"
+              onClick={() => {
+                dialog.value = "key";
+              }}
+            >
+              Enter the key
+            </button>
+          )}
+          {onRetry && (
+            <button type="button" class="small" onClick={onRetry}>
+              Try again
+            </button>
+          )}
+        </>
+      }
+    >
+      {failure.message}
+      {failure.retryAfterS !== null && ` It may work in ${durationText(failure.retryAfterS)}.`}
+    </Notice>
   );
 }

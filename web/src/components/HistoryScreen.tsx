@@ -1,13 +1,22 @@
 /** What was said before in this browser: hear it again, take it up again, keep it as a file. */
 
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { SAMPLE_RATE_HZ } from "../services/api/speech";
-import { Clip } from "../services/player/clip";
+import type { Clip } from "../services/player/clip";
 import { voiceName } from "../store/catalogue";
 import { restore } from "../store/draft";
-import { entries, forget, forgetAll, type Saved, trouble } from "../store/history";
+import {
+  clipOf,
+  entries,
+  forget,
+  forgetAll,
+  heldClip,
+  MOST_KEPT,
+  type Saved,
+  trouble,
+} from "../store/history";
 import { go } from "../store/route";
-import { pause, play, playback, resume, seekTo } from "../store/speech";
+import { pause, play, playback, prepare, resume, seekTo } from "../store/speech";
 import { durationText } from "../store/text";
 import { Download } from "./Download";
 import { FiguresList } from "./FiguresStrip";
@@ -24,41 +33,57 @@ export function HistoryScreen() {
   const [typed, setTyped] = useState("");
   const [isSure, setIsSure] = useState(false);
   const [openId, setOpenId] = useState("");
+  const heading = useRef<HTMLHeadingElement>(null);
+  const list = useRef<HTMLOListElement>(null);
   const all = entries.value;
   const wanted = typed.trim().toLowerCase();
   const shown = (all ?? []).filter(({ spec }) =>
     `${spec.input} ${spec.model} ${spec.voice}`.toLowerCase().includes(wanted),
   );
+  const remove = (id: string) => {
+    // The button goes with its entry, and the focus would go with it: it moves on before that.
+    const titles = [...list.current!.querySelectorAll<HTMLElement>(".history-title")];
+    const at = shown.findIndex((saved) => saved.id === id);
+    const search = list.current!.parentElement!.querySelector<HTMLElement>("input[type=search]");
+    (titles[at + 1] ?? titles[at - 1] ?? (typed ? search : null) ?? heading.current!).focus();
+    void forget(id);
+  };
   return (
     <>
       <header class="screen-head">
-        <h1>History</h1>
+        <h1 ref={heading} tabIndex={-1}>
+          History
+        </h1>
         {all !== null && all.length > 0 && (
           <button
             type="button"
             class="small danger push"
             onBlur={() => setIsSure(false)}
             onClick={() => {
-              if (isSure) void forgetAll();
+              if (isSure) {
+                heading.current!.focus();
+                void forgetAll();
+              }
               setIsSure(!isSure);
             }}
           >
             <Icon name="trash" /> {isSure ? "Delete all of it: sure?" : "Delete all"}
           </button>
         )}
-        <p>Kept in this browser only, the last 200 takes.</p>
+        <p>Kept in this browser only, the last {MOST_KEPT} takes.</p>
       </header>
       {trouble.value && <Notice tone="warn" title={trouble.value} />}
-      {all !== null && all.length > 3 && (
+      {all !== null && (all.length > 3 || typed) && (
         <SearchField label="Search the history" value={typed} onInput={setTyped} />
       )}
-      <ol class="history">
+      <ol class="history" ref={list}>
         {shown.map((saved) => (
           <Entry
             key={saved.id}
             saved={saved}
             isOpen={saved.id === openId}
             onToggle={() => setOpenId(saved.id === openId ? "" : saved.id)}
+            onRemove={() => remove(saved.id)}
           />
         ))}
       </ol>
@@ -78,22 +103,32 @@ interface EntryProps {
   saved: Saved;
   isOpen: boolean;
   onToggle: () => void;
+  onRemove: () => void;
 }
 
-function Entry({ saved, isOpen, onToggle }: EntryProps) {
-  const clip = useMemo(() => Clip.of(saved.samples, saved.sampleRateHz), [saved]);
+/** The entry that is to be heard: what was asked for before it, and has not been read yet, is not. */
+let wantedId = "";
+
+function Entry({ saved, isOpen, onToggle, onRemove }: EntryProps) {
+  useOpened(saved, isOpen);
+  const clip = heldClip(saved.id);
   const now = playback.value;
-  const isMine = now.clip === clip;
+  const isMine = clip !== null && now.clip === clip;
   const isPlaying = isMine && now.state === "playing";
   const positionS = isMine ? now.position / SAMPLE_RATE_HZ : 0;
   const { spec } = saved;
   const toggle = () => {
     if (isPlaying) pause();
     else if (isMine && now.state === "paused") resume();
-    else play(clip);
+    else void hear();
   };
-  const seek = (seconds: number) =>
-    isMine ? seekTo(seconds) : play(clip, Math.round(seconds * SAMPLE_RATE_HZ));
+  const hear = async (fromS = 0) => {
+    prepare(); // Before anything is awaited: sound is allowed only from within the click.
+    wantedId = saved.id;
+    const read = await clipOf(saved);
+    if (read && wantedId === saved.id) play(read, Math.round(fromS * SAMPLE_RATE_HZ));
+  };
+  const seek = (seconds: number) => (isMine ? seekTo(seconds) : void hear(seconds));
   return (
     <li class="history-entry card" data-id={saved.id}>
       <div class="history-head">
@@ -127,7 +162,11 @@ function Entry({ saved, isOpen, onToggle }: EntryProps) {
       </div>
       {isOpen && (
         <div class="history-body">
-          <Waveform clip={clip} positionS={positionS} label="Position in the speech" onSeek={seek} />
+          <div class="history-wave">
+            {clip && (
+              <Waveform clip={clip} positionS={positionS} label="Position in the speech" onSeek={seek} />
+            )}
+          </div>
           <Transcript
             text={spec.input}
             marks={saved.marks}
@@ -138,7 +177,7 @@ function Entry({ saved, isOpen, onToggle }: EntryProps) {
           {saved.reason && <p class="muted small-text">{saved.reason}</p>}
           <FiguresList figures={saved.figures} durationS={saved.durationS} />
           <div class="row">
-            <Download samples={() => saved.samples} name={spec.voice || "speech"} />
+            <Download samples={() => clip!.samples} name={spec.voice || "speech"} isPartial={!clip} />
             <Snippets spec={spec} />
             <button
               type="button"
@@ -150,7 +189,14 @@ function Entry({ saved, isOpen, onToggle }: EntryProps) {
             >
               <Icon name="edit" /> Take up again
             </button>
-            <button type="button" class="quiet small danger push" onClick={() => void forget(saved.id)}>
+            <button
+              type="button"
+              class="quiet small danger push"
+              onClick={() => {
+                if (isPlaying) pause(); // Nothing on this screen could do so later.
+                onRemove();
+              }}
+            >
               <Icon name="trash" /> Delete
             </button>
           </div>
@@ -158,4 +204,18 @@ function Entry({ saved, isOpen, onToggle }: EntryProps) {
       )}
     </li>
   );
+}
+
+/** Reads the audio of an entry that is open, and holds it as long as that. */
+function useOpened(saved: Saved, isOpen: boolean): void {
+  const [, setClip] = useState<Clip | null>(null);
+  useEffect(() => {
+    if (!isOpen) return;
+    let isWanted = true;
+    void clipOf(saved).then((clip) => isWanted && setClip(clip));
+    return () => {
+      isWanted = false;
+      setClip(null);
+    };
+  }, [saved.id, isOpen]);
 }

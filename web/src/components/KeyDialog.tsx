@@ -8,6 +8,8 @@ import { Modal } from "./ui/Modal";
 
 export function KeyDialog() {
   const [typed, setTyped] = useState(apiKey.value);
+  // What a header can carry of it.
+  const isWrong = !/^[ -~]*$/.test(typed.trim());
   const close = () => {
     dialog.value = "none";
   };
@@ -23,11 +25,12 @@ export function KeyDialog() {
         class="modal-form"
         onSubmit={(event) => {
           event.preventDefault();
-          keep(typed);
+          if (!isWrong) keep(typed);
         }}
       >
         <Field
           label="Key"
+          error={isWrong ? "A key has only letters, digits and signs of plain ASCII." : ""}
           hint="Kept in this browser only, and sent to this server only. Leave it empty if none is asked for."
         >
           {(id, describedBy) => (
@@ -36,6 +39,7 @@ export function KeyDialog() {
               type="password"
               autocomplete="off"
               spellcheck={false}
+              aria-invalid={isWrong}
               aria-describedby={describedBy}
               value={typed}
               onInput={(event) => setTyped(event.currentTarget.value)}

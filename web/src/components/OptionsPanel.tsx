@@ -224,13 +224,12 @@ interface EngineOptionProps {
 function EngineOption({ name, schema, value }: EngineOptionProps) {
   const isNumber = schema.type === "number" || schema.type === "integer";
   const wrong = value === undefined ? "" : complaint(schema, value);
-  const take = (typed: string) => {
-    if (typed === "") draft.setOption(name, undefined);
-    else
-      draft.setOption(
-        name,
-        isNumber && typed.trim() !== "" && Number.isFinite(Number(typed)) ? Number(typed) : typed,
-      );
+  // "100." is the number 100 on its way to 100.5: what was typed stays in the field as long as it means the value.
+  const [typed, setTyped] = useState("");
+  const written = meaning(typed, isNumber) === value ? typed : String(value ?? "");
+  const take = (now: string) => {
+    setTyped(now);
+    draft.setOption(name, meaning(now, isNumber));
   };
   const hint = [schema.description, isNumber && rangeText(schema)].filter(Boolean).join("; ");
   if (schema.type === "boolean") {
@@ -271,13 +270,20 @@ function EngineOption({ name, schema, value }: EngineOptionProps) {
             placeholder={schema.default === undefined ? "default" : String(schema.default)}
             aria-invalid={wrong !== ""}
             aria-describedby={describedBy}
-            value={value === undefined ? "" : String(value)}
+            value={written}
             onInput={(event) => take(event.currentTarget.value)}
           />
         )
       }
     </Field>
   );
+}
+
+/** The value that a text stands for; the text itself where it is no number, undefined where there is none. */
+function meaning(typed: string, isNumber: boolean): OptionValue | undefined {
+  if (typed === "") return undefined;
+  const number = Number(typed);
+  return isNumber && typed.trim() !== "" && Number.isFinite(number) ? number : typed;
 }
 
 function rangeText({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: OptionSchema): string {

@@ -1,9 +1,8 @@
 /** A take while it is made and after: how it stands, its sound, its text and its figures. */
 
-import { SAMPLE_RATE_HZ } from "../services/api/speech";
 import { voiceName } from "../store/catalogue";
 import { text } from "../store/draft";
-import { pause, play, playback, resume, seekTo, speak, speakSpec } from "../store/speech";
+import { speakSpec } from "../store/speech";
 import type { Take } from "../store/take";
 import { durationText, estimateS } from "../store/text";
 import { Download } from "./Download";
@@ -12,35 +11,19 @@ import { FiguresStrip } from "./FiguresStrip";
 import { Snippets } from "./Snippets";
 import { Transcript } from "./Transcript";
 import { Icon } from "./ui/Icon";
-import { useClip } from "./useClip";
+import { useTransport } from "./useTransport";
 import { TakeStateChip, Waiting } from "./Waiting";
 import { Waveform } from "./Waveform";
 import "./Stage.css";
 
 export function Stage({ take }: { take: Take }) {
-  useClip(take.clip);
+  const { state: playback, isPlaying, positionS, bufferedS, seek, toggle } = useTransport(take.clip);
   const state = take.state.value;
-  const now = playback.value;
-  const isMine = now.clip === take.clip;
-  const isPlaying = isMine && now.state === "playing";
-  const positionS = isMine ? now.position / SAMPLE_RATE_HZ : 0;
   const hasAudio = take.clip.length > 0;
   const { spec } = take;
   const model = take.spoken.value.model || spec.model;
-  const seek = (seconds: number) =>
-    isMine ? seekTo(seconds) : play(take.clip, Math.round(seconds * SAMPLE_RATE_HZ));
-  const toggle = () => {
-    if (isPlaying) pause();
-    else if (isMine && now.state === "paused") resume();
-    else play(take.clip, isMine && positionS < take.clip.durationS - 0.05 ? now.position : 0);
-  };
   return (
-    <section
-      class="stage card"
-      aria-label="Speech"
-      data-state={state}
-      data-playback={isMine ? now.state : "idle"}
-    >
+    <section class="stage card" aria-label="Speech" data-state={state} data-playback={playback}>
       <header class="row">
         <button
           type="button"
@@ -71,7 +54,7 @@ export function Stage({ take }: { take: Take }) {
         <Waveform
           clip={take.clip}
           positionS={positionS}
-          expectedS={estimateS(spec.input, spec.speed)}
+          expectedS={estimateS(spec.input.slice(take.from), spec.speed)}
           label="Position in the speech"
           onSeek={seek}
         />
@@ -82,7 +65,7 @@ export function Stage({ take }: { take: Take }) {
         <FailureNotice
           failure={take.failure.value}
           keptS={take.clip.durationS}
-          onRetry={() => void speakSpec({ ...spec, input: spec.input })}
+          onRetry={() => void speakSpec(spec, take.from)}
         />
       )}
       {take.spoken.value.ignored && (
@@ -95,10 +78,10 @@ export function Stage({ take }: { take: Take }) {
           positionMs={1000 * positionS}
           language={spec.language}
           onSeek={seek}
-          onSpeakFrom={(offset) => void speak(spec.input.slice(offset))}
+          onSpeakFrom={(offset) => void speakSpec(spec, offset)}
         />
       )}
-      <FiguresStrip take={take} bufferedS={isMine ? now.bufferedS : 0} />
+      <FiguresStrip take={take} bufferedS={bufferedS} />
       {hasAudio && (
         <footer class="row">
           <Download

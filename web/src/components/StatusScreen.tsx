@@ -91,7 +91,10 @@ function WorkerCard({ worker }: { worker: Worker }) {
           <p class="muted small-text worker-engines">Engines: {worker.engines?.join(", ") || "none"}</p>
         </>
       ) : (
-        <p class="muted">It cannot be reached; the gateway keeps trying.</p>
+        <>
+          <p class="muted">It cannot be reached; the gateway keeps trying.</p>
+          {worker.reason && <p class="small-text worker-reason">{worker.reason}</p>}
+        </>
       )}
     </li>
   );

@@ -14,7 +14,7 @@ interface Props {
   language: string;
   /** Goes to a moment, in seconds. */
   onSeek: (seconds: number) => void;
-  /** Begins anew with the text from this offset on, which has no sound yet. */
+  /** Begins anew from this offset in the text on, where there is no sound. */
   onSpeakFrom?: (offset: number) => void;
 }
 
@@ -35,36 +35,40 @@ export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakF
     const { offsetTop, offsetHeight } = element;
     const { scrollTop, clientHeight } = box.current!;
     const isSeen = offsetTop >= scrollTop && offsetTop + offsetHeight <= scrollTop + clientHeight;
-    if (!isSeen) box.current!.scrollTo({ top: offsetTop - clientHeight / 3, behavior: "smooth" });
+    if (!isSeen) box.current!.scrollTop = offsetTop - clientHeight / 3;
   }, [now]);
   const buttons = () => [...box.current!.querySelectorAll<HTMLElement>("[role=button]")];
+  const canSpeakFrom = onSpeakFrom !== undefined;
+  const isButton = (part: Part) => part.startMs !== null || canSpeakFrom;
   const begin = (target: EventTarget | null) => {
-    const part = parts[buttons().indexOf(target as HTMLElement)];
+    const part = parts.filter(isButton)[buttons().indexOf(target as HTMLElement)];
     if (!part) return;
     if (part.startMs !== null) onSeek(part.startMs / 1000);
     else onSpeakFrom?.(part.start);
   };
   const onKeyDown = (event: KeyboardEvent) => {
+    // Ctrl+Enter speaks, here too.
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (event.key === "Enter" || event.key === " ") begin(event.target);
     else if (step) buttons()[buttons().indexOf(event.target as HTMLElement) + step]?.focus();
     else return;
     event.preventDefault();
   };
-  const canSpeakFrom = onSpeakFrom !== undefined;
+  const tabStop = now < 0 ? parts.findIndex(isButton) : now;
   // A book has thousands of sentences, and the position changes 25 times a second.
   const drawn = useMemo(
     () =>
       parts.map((part, i) => {
         const words = text.slice(part.start, part.end);
-        if (part.startMs === null && !canSpeakFrom) return <span key={part.start}>{words}</span>;
+        if (!isButton(part)) return <span key={part.start}>{words}</span>;
         return (
           <Fragment key={part.start}>
             {/* biome-ignore lint/a11y/useSemanticElements: a button cannot be broken over lines. */}
             <span
               role="button"
               // One stop for the Tab key; the arrows go from sentence to sentence.
-              tabIndex={i === Math.max(now, 0) ? 0 : -1}
+              tabIndex={i === tabStop ? 0 : -1}
               class={part.startMs === null ? "part unspoken" : "part"}
               aria-current={i === now ? "true" : undefined}
               title={part.startMs === null ? "Speak from here" : "Play from here"}
@@ -75,7 +79,7 @@ export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakF
           </Fragment>
         );
       }),
-    [text, parts, now, canSpeakFrom],
+    [text, parts, now, tabStop, canSpeakFrom],
   );
   return (
     // biome-ignore lint/a11y/useSemanticElements: a fieldset is for forms.
@@ -92,15 +96,17 @@ export function Transcript({ text, marks, positionMs, language, onSeek, onSpeakF
   );
 }
 
-/** The segments that have a moment, as the server cut them, then the sentences of the rest. */
+/** The segments that have a moment, as the server cut them, and the sentences before and behind them. */
 function partsOf(text: string, units: number[], all: Span[], marks: Mark[]): Part[] {
   const starts = marks.map((mark) => units[mark.text_start] ?? text.length);
   const lastEnd = marks.length ? (units[marks.at(-1)!.text_end] ?? text.length) : 0;
+  // Speech may have begun within the text; white space before its first segment goes with that.
+  const headEnd = text.slice(0, starts[0] ?? 0).trim() ? starts[0]! : 0;
   // White space behind the last segment goes with it.
   const restStart = lastEnd + text.slice(lastEnd).search(/\S|$/);
   const spoken = marks.map(
     (mark, i): Part => ({
-      start: i ? starts[i]! : 0,
+      start: i ? starts[i]! : headEnd,
       end: starts[i + 1] ?? restStart,
       startMs: mark.start_ms,
     }),
@@ -108,5 +114,8 @@ function partsOf(text: string, units: number[], all: Span[], marks: Mark[]): Par
   const rest = all
     .filter(({ end }) => end > restStart)
     .map(({ start, end }): Part => ({ start: Math.max(start, restStart), end, startMs: null }));
-  return [...spoken, ...rest];
+  const head = all
+    .filter(({ start }) => start < headEnd)
+    .map(({ start, end }): Part => ({ start, end: Math.min(end, headEnd), startMs: null }));
+  return [...head, ...spoken, ...rest];
 }

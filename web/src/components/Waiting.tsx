@@ -1,7 +1,7 @@
 /** What a take is doing as long as nothing is heard of it, and the word for how it stands. */
 
 import { useEffect, useState } from "preact/hooks";
-import type { Take } from "../store/take";
+import type { Take, TakeState } from "../store/take";
 import { bytesText } from "../store/text";
 import { Chip, type Tone } from "./ui/Chip";
 import { Progress } from "./ui/Progress";
@@ -83,8 +83,20 @@ const CHIPS: Record<string, [Tone, string]> = {
   partial: ["bad", "Broken off"],
 };
 
-export function TakeStateChip({ take, isPlaying = false }: { take: Take; isPlaying?: boolean }) {
+/** How a take stands; with `isHidden` no more than that it waits, because what for may tell whose it is. */
+export function stateShown(take: Take, isHidden: boolean): TakeState {
   const state = take.state.value;
+  return isHidden && (state === "loading" || state === "queued") ? "waiting" : state;
+}
+
+interface ChipProps {
+  take: Take;
+  isPlaying?: boolean;
+  isHidden?: boolean;
+}
+
+export function TakeStateChip({ take, isPlaying = false, isHidden = false }: ChipProps) {
+  const state = stateShown(take, isHidden);
   const [tone, word] = CHIPS[state === "failed" && take.clip.length ? "partial" : state]!;
   return <Chip tone={tone}>{isPlaying && state === "done" ? "Playing" : word}</Chip>;
 }

@@ -5,7 +5,7 @@ import { recall, remember } from "../services/preferences";
 import { compare, stopComparing } from "../store/compare";
 import { text } from "../store/draft";
 import { dialog } from "../store/preferences";
-import { go, SCREENS, screen } from "../store/route";
+import { go, SCREENS, screen, wanted } from "../store/route";
 import { pause, playback, prepare, resume, speak, stop } from "../store/speech";
 
 /** Whether single keys work; those who speak to their computer may want them off. */
@@ -16,25 +16,19 @@ export function setSingleKeys(isOn: boolean): void {
   remember("single-keys", isOn);
 }
 
-/** Moves the focus to the element with this id, on the speak screen. */
-function focus(id: string): void {
+/** Moves the focus to the element with this id on the speak screen, which may have to be drawn first: `App` does it. */
+function reach(id: string, isPressed = false): void {
+  wanted.value = { id, isPressed };
   if (screen.peek() !== "speak") go("speak");
-  // The screen may have to be drawn first.
-  requestAnimationFrame(() => document.getElementById(id)?.focus());
-}
-
-function press(id: string): void {
-  focus(id);
-  requestAnimationFrame(() => document.getElementById(id)?.click());
 }
 
 const SINGLE: Record<string, () => void> = {
   "?": () => {
     dialog.value = "help";
   },
-  e: () => focus("text"),
-  m: () => press("model"),
-  v: () => press("voice"),
+  e: () => reach("text"),
+  m: () => reach("model", true),
+  v: () => reach("voice", true),
   k: () => (playback.peek().state === "playing" ? pause() : resume()),
   ...Object.fromEntries(SCREENS.map((name, i) => [String(i + 1), () => go(name)])),
 };
@@ -73,9 +67,11 @@ function onKeyDown(event: KeyboardEvent): void {
 
 /** Listens, until the function that it returns is called. */
 export function listenToKeys(): () => void {
-  addEventListener("keydown", onKeyDown);
+  const listening = new AbortController();
+  const { signal } = listening;
+  addEventListener("keydown", onKeyDown, { signal });
   // The loudspeaker is ready by the time that something is to be said.
-  addEventListener("pointerdown", prepare, { capture: true });
-  addEventListener("keydown", prepare, { capture: true });
-  return () => removeEventListener("keydown", onKeyDown);
+  addEventListener("pointerdown", prepare, { capture: true, signal });
+  addEventListener("keydown", prepare, { capture: true, signal });
+  return () => listening.abort();
 }

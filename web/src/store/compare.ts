@@ -3,10 +3,10 @@
 import { computed, effect, signal } from "@preact/signals";
 import { recall, remember } from "../services/preferences";
 import { announce } from "./announce";
-import { defaultModel } from "./catalogue";
+import { defaultModel, voiceName } from "./catalogue";
 import * as draft from "./draft";
 import { save } from "./history";
-import { listen, play, playback, stop, takeOf } from "./speech";
+import { listen, play, playback, run, stop, takeOf } from "./speech";
 import type { Take } from "./take";
 
 export const MOST_LANES = 4;
@@ -27,6 +27,8 @@ export interface Round {
   isBlind: boolean;
   /** Which one was voted for. */
   vote: number | null;
+  /** Lets its takes be kept: in the history, they have names. */
+  reveal: () => void;
 }
 
 /** How often a voice was heard in rounds that had a vote, and how often it was the one. */
@@ -47,8 +49,16 @@ export const inTurn = signal(true);
 export const round = signal<Round | null>(null);
 export const tallies = signal<Record<string, Tally>>(recall("tallies", {}));
 
-/** Whether names are hidden now. */
-export const isHidden = computed(() => Boolean(round.value?.isBlind && round.value.vote === null));
+/** Whether all have said what they have to say. */
+export const isOver = computed(() => round.value?.takes.every((take) => take.isOver.value) ?? false);
+/** Whether one of them may be voted for: not before all can have been heard. */
+export const canVote = computed(() => isOver.value && round.value!.vote === null);
+/** Whether names are hidden now. Where nothing can be heard, there is nothing to judge, and the reasons matter. */
+export const isHidden = computed(() => {
+  const now = round.value;
+  const isMute = isOver.value && now !== null && !now.takes.some(wasHeard);
+  return Boolean(now?.isBlind && now.vote === null && !isMute);
+});
 
 effect(() => remember("lanes", lanes.value));
 effect(() => remember("blind", isBlind.value));
@@ -76,57 +86,85 @@ export async function compare(): Promise<void> {
   const input = draft.text.peek();
   if (!input.trim()) return;
   stop();
-  stopComparing();
+  round.peek()?.reveal();
   const asked = isBlind.peek() ? shuffled(lanes.peek()) : lanes.peek();
   const seed = draft.anySeed();
   const common = { input, seed, speed: draft.speed.peek(), language: "", instructions: "", options: {} };
   const takes = asked.map(({ model, voice }) =>
     takeOf({ ...common, model: model || defaultModel.peek(), voice }),
   );
-  round.value = { lanes: asked, takes, isBlind: isBlind.peek(), vote: null };
+  let reveal = () => {};
+  const revealed = new Promise<void>((resolve) => {
+    reveal = resolve;
+  });
+  round.value = { lanes: asked, takes, isBlind: isBlind.peek(), vote: null, reveal };
+  if (!isBlind.peek()) reveal();
   listen(takes[0]!);
   announce(`${takes.length} voices have been asked.`);
-  await Promise.all(takes.map((take) => take.run()));
-  for (const take of takes) await save(take);
+  await Promise.all(
+    takes.map(async (take, index) => {
+      await run(take);
+      if (take.state.peek() === "failed") announceFailure(take, index);
+      await revealed;
+      await save(take);
+    }),
+  );
 }
 
-export function stopComparing(): void {
-  for (const take of round.peek()?.takes ?? []) if (!take.isOver) take.stop();
-  const clips = round.peek()?.takes.map((take) => take.clip) ?? [];
-  const { clip } = playback.peek();
-  if (clip && clips.includes(clip)) stop();
+function announceFailure(take: Take, index: number): void {
+  if (round.peek()?.takes[index] !== take) return;
+  const reason = isHidden.peek() ? "" : ` ${take.failure.peek()?.message}`;
+  announce(`${letter(index)} has failed.${reason}`);
 }
+
+/** Stops the sound and the work at the server. */
+export const stopComparing = stop;
 
 /** Plays a lane, from its beginning. */
 export function hear(index: number): void {
   const take = round.peek()?.takes[index];
-  if (take && !take.isOver) listen(take);
+  if (take && !take.isOver.peek()) listen(take, false);
   else if (take) play(take.clip);
 }
 
 /** Votes for a lane, which lifts the blind. */
 export function vote(index: number): void {
   const now = round.peek();
-  if (!now || now.vote !== null) return;
+  const chosen = now?.takes[index];
+  if (!chosen || !canVote.peek() || !wasHeard(chosen)) return;
   round.value = { ...now, vote: index };
   const counted = { ...tallies.peek() };
-  now.takes.forEach((take, i) => {
-    const name = nameOf(take);
-    const { rounds, votes } = counted[name] ?? { rounds: 0, votes: 0 };
-    counted[name] = { rounds: rounds + 1, votes: votes + (i === index ? 1 : 0) };
-  });
+  // A voice that speaks in two lanes is judged once.
+  for (const key of new Set(now.takes.filter(wasHeard).map(keyOf))) {
+    const { rounds, votes } = counted[key] ?? { rounds: 0, votes: 0 };
+    counted[key] = { rounds: rounds + 1, votes: votes + (key === keyOf(chosen) ? 1 : 0) };
+  }
   tallies.value = counted;
-  announce(`You voted for ${letter(index)}: ${nameOf(now.takes[index]!)}.`);
+  announce(`You voted for ${letter(index)}: ${nameOf(keyOf(chosen))}.`);
+  now.reveal();
 }
 
 export function forgetTallies(): void {
   tallies.value = {};
 }
 
-/** Voice and model of a take, as the server says. */
-export function nameOf(take: Take): string {
+function wasHeard(take: Take): boolean {
+  return take.clip.length > 0;
+}
+
+const BETWEEN = " · ";
+
+/** Voice and model of a take, as the server says: what votes are counted by. */
+function keyOf(take: Take): string {
   const { voice, model } = take.spoken.peek();
-  return `${voice || take.spec.voice || "default"} · ${model || take.spec.model}`;
+  return `${voice || take.spec.voice || "default"}${BETWEEN}${model || take.spec.model}`;
+}
+
+/** What people call the voice that votes are counted for by this key. */
+export function nameOf(key: string): string {
+  const at = key.lastIndexOf(BETWEEN);
+  const model = key.slice(at + BETWEEN.length);
+  return `${voiceName(model, key.slice(0, at))}${BETWEEN}${model}`;
 }
 
 function shuffled<T>(all: T[]): T[] {
@@ -150,6 +188,6 @@ effect(() => {
   const takes = round.peek()?.takes ?? [];
   const at = takes.findIndex((take) => take.clip === clip);
   const next = takes[at + 1];
-  const wasHeard = clip !== null && playback.peek().position >= clip.length;
-  if (at >= 0 && next && wasHeard && inTurn.peek()) queueMicrotask(() => hear(at + 1));
+  const isHeardOut = clip !== null && playback.peek().position >= clip.length;
+  if (at >= 0 && next && isHeardOut && inTurn.peek()) queueMicrotask(() => hear(at + 1));
 });

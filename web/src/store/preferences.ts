@@ -15,7 +15,13 @@ effect(() => {
   remember("key", apiKey.value);
 });
 
-effect(() => remember("theme", theme.value));
+// Here, and not in a component: what is drawn first already has its colours.
+effect(() => {
+  remember("theme", theme.value);
+  if (typeof document === "undefined") return;
+  if (theme.value === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme.value;
+});
 
 export type Dialog = "none" | "key" | "help";
 

@@ -12,6 +12,9 @@ function shown(): Screen {
 
 export const screen = signal<Screen>(shown());
 
+/** What the speak screen is to focus, and perhaps press, once it is drawn: the id of an element. */
+export const wanted = signal<{ id: string; isPressed: boolean } | null>(null);
+
 /** The address of a screen. */
 export function hrefOf(name: Screen): string {
   return `#/${name}`;
@@ -23,4 +26,5 @@ export function go(name: Screen): void {
 
 addEventListener("hashchange", () => {
   screen.value = shown();
+  if (screen.value !== "speak") wanted.value = null;
 });

@@ -2,7 +2,7 @@
 
 import { effect, signal } from "@preact/signals";
 import type { Model, Voice } from "../services/api/models";
-import { listen, playback, stop, takeOf } from "./speech";
+import { listen, playback, run, stop, takeOf } from "./speech";
 import type { Take } from "./take";
 
 const SENTENCES: Record<string, string> = {
@@ -47,7 +47,7 @@ export async function playSample(model: Model, voice: Voice): Promise<void> {
   sounding = mine;
   sample.value = { voice: voice.id, failure: "" };
   listen(mine);
-  await mine.run();
+  await run(mine);
   if (sounding !== mine) return;
   const failure = mine.failure.peek()?.message ?? "";
   if (failure) sample.value = { voice: voice.id, failure };
@@ -55,10 +55,11 @@ export async function playSample(model: Model, voice: Voice): Promise<void> {
 
 export function stopSample(): void {
   if (!sounding) return;
+  const { clip } = sounding;
   sounding.stop();
   sounding = null;
   sample.value = null;
-  stop();
+  if (playback.peek().clip === clip) stop();
 }
 
 // Over when it has been heard, which is later than when it has come.

@@ -2,12 +2,13 @@
 
 import { effect, signal } from "@preact/signals";
 import { SAMPLE_RATE_HZ, type SpeechSpec } from "../services/api/speech";
+import type { Figures } from "../services/figures";
 import type { Clip } from "../services/player/clip";
 import { type Playback, Player } from "../services/player/player";
 import { announce } from "./announce";
 import { modelOf, stateOf } from "./catalogue";
 import * as draft from "./draft";
-import { save } from "./history";
+import { note, save } from "./history";
 import { Take, type TakeOptions } from "./take";
 
 const player = new Player(SAMPLE_RATE_HZ);
@@ -19,14 +20,25 @@ export const playback = signal<Playback>(player.playback);
 /** The take whose clip is played, whatever screen it is of. */
 let played: Take | null = null;
 
+/** Whether this play was asked for together with its take: a later one's first sound tells of no wait. */
+let isFirstPlay = false;
+
+/** The takes under way, whatever screen they are of. */
+const running = new Set<Take>();
+
 player.onChange = (now) => {
   playback.value = now;
   if (!played || played.clip !== now.clip) return;
   const { clientTtfaMs, underruns } = played.figures.peek();
-  if (now.firstAudibleMs !== null && clientTtfaMs === null && !played.isOver) {
-    played.measure({ clientTtfaMs: now.firstAudibleMs - played.askedMs });
+  const change: Partial<Figures> = {};
+  if (isFirstPlay && now.firstAudibleMs !== null && clientTtfaMs === null) {
+    change.clientTtfaMs = now.firstAudibleMs - played.askedMs;
   }
-  if (now.underruns > underruns) played.measure({ underruns: now.underruns });
+  if (now.underruns > underruns) change.underruns = now.underruns;
+  if (!Object.keys(change).length) return;
+  played.measure(change);
+  // A short one is over, and kept, before it is first heard.
+  if (played.isOver.peek()) void note(played);
 };
 
 /** Gets the loudspeaker ready; call it within what the user does first. */
@@ -60,29 +72,38 @@ export function takeOf(spec: SpeechSpec, options: TakeOptions = {}): Take {
   });
 }
 
-/** Plays a take as it comes. */
-export function listen(to: Take): void {
+/** Asks for a take's speech; resolves when it is over. Until then `stop` ends it. */
+export async function run(mine: Take): Promise<void> {
+  running.add(mine);
+  await mine.run();
+  running.delete(mine);
+}
+
+/** Plays a take as it comes; `isAsked` if that is what it was asked for just now. */
+export function listen(to: Take, isAsked = true): void {
   played = to;
+  isFirstPlay = isAsked;
   player.play(to.clip);
 }
 
 /** Plays a clip from a place in it, in samples. */
 export function play(clip: Clip, from = 0): void {
   if (played?.clip !== clip) played = null;
+  isFirstPlay = false;
   player.play(clip, from);
 }
 
 /** Says the draft, or a part of it. */
 export async function speak(input: string = draft.text.peek()): Promise<void> {
   if (!input.trim()) return;
-  performance.mark("sonorant:asked");
   await speakSpec(draft.spec(input));
 }
 
-/** Says something on the speak screen. */
-export async function speakSpec(spec: SpeechSpec): Promise<void> {
+/** Says something on the speak screen, from a place in its text, in UTF-16 units. */
+export async function speakSpec(spec: SpeechSpec, from = 0): Promise<void> {
+  performance.mark("sonorant:asked");
   stop();
-  const mine = takeOf(spec);
+  const mine = takeOf(spec, { from });
   take.value = mine;
   listen(mine);
   announce("Waiting for the first audio.");
@@ -91,20 +112,19 @@ export async function speakSpec(spec: SpeechSpec): Promise<void> {
     if (state === "loading") announce("Loading the model.");
     if (state === "queued") announce("The server is busy; trying again soon.");
   });
-  await mine.run();
+  await run(mine);
   stopAnnouncing();
   if (mine.state.peek() === "failed") announce(`Failed: ${mine.failure.peek()?.message}`);
   else if (mine.state.peek() === "done") announce(`${mine.clip.durationS.toFixed(1)} seconds have come.`);
   await save(mine);
 }
 
-/** Stops the sound and the work at the server. */
+/** Stops the sound, and the work at the server for whatever screen: only one of them speaks. */
 export function stop(): void {
-  const current = take.peek();
-  if (current && !current.isOver) {
-    current.stop();
-    announce("Stopped.");
-  }
+  if (running.size) announce("Stopped.");
+  for (const each of running) each.stop();
+  running.clear();
+  isFirstPlay = false;
   player.stop();
 }
 

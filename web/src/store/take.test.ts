@@ -39,7 +39,7 @@ async function run(answers: Answer[], options: TakeOptions = {}, stopsIn?: TakeS
   });
   await take.run();
   const { clip, failure } = take;
-  expect(take.isOver).toBe(true);
+  expect(take.isOver.value).toBe(true);
   expect(clip.isComplete).toBe(true);
   return { take, states: states.join(" "), samples: [...clip.samples], code: failure.value?.code };
 }

@@ -10,7 +10,7 @@
  * for a listener who has gone, and no browser holds a day of sound.
  */
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import { ApiFailure, isAbort } from "../services/api/http";
 import { type LoadProgress, loadModel } from "../services/api/models";
 import { type Mark, SAMPLE_RATE_HZ, type SpeechEvent, type SpeechSpec, speak } from "../services/api/speech";
@@ -38,6 +38,8 @@ const BETWEEN_S = 0.4;
 export interface TakeOptions {
   /** Whether the model has to be loaded first, so that its progress can be shown. */
   loadsFirst?: boolean;
+  /** Where in the text it begins, in UTF-16 units. */
+  from?: number;
   /** When the user asked for it, on `performance`'s clock. */
   askedMs?: number;
   /** Resolves when the next piece of a long text will be wanted soon; at once, if it is left out. */
@@ -49,6 +51,7 @@ export class Take {
   readonly createdAt = Date.now();
   readonly clip = new Clip(SAMPLE_RATE_HZ);
   readonly state = signal<TakeState>("waiting");
+  readonly isOver = computed(() => ["done", "stopped", "failed"].includes(this.state.value));
   readonly loading = signal<LoadProgress | null>(null);
   /** When a queued one asks again, on `performance`'s clock. */
   readonly againAtMs = signal(0);
@@ -58,11 +61,15 @@ export class Take {
   /** What the server says of who speaks. */
   readonly spoken = signal({ model: "", voice: "", worker: "", ignored: "" });
   readonly askedMs: number;
+  /** Where in the text it begins, in UTF-16 units; its marks are those of the whole text all the same. */
+  readonly from: number;
   readonly #abort = new AbortController();
   readonly #options: TakeOptions;
   // Where the piece under way begins, in the text (code points) and in the clip (samples).
   #firstChar = 0;
   #firstSample = 0;
+  // How much of the audio the real-time factor is known of, in samples.
+  #numRated = 0;
 
   constructor(
     readonly spec: SpeechSpec,
@@ -70,19 +77,18 @@ export class Take {
   ) {
     this.#options = options;
     this.askedMs = options.askedMs ?? performance.now();
-  }
-
-  get isOver(): boolean {
-    return ["done", "stopped", "failed"].includes(this.state.peek());
+    this.from = options.from ?? 0;
   }
 
   /** Asks for the speech; resolves when it is over, however it ends. */
   async run(): Promise<void> {
     try {
       if (this.#options.loadsFirst) await this.#load();
-      for (const { start, end } of piecesOf(this.spec.input, PIECE_UNITS)) {
-        if (start) await this.#next(start);
-        const piece = { ...this.spec, input: this.spec.input.slice(start, end) };
+      const text = this.spec.input.slice(this.from);
+      for (const { start, end } of piecesOf(text, PIECE_UNITS)) {
+        if (this.clip.length) await this.#next();
+        this.#firstChar = countChars(this.spec.input.slice(0, this.from + start));
+        const piece = { ...this.spec, input: text.slice(start, end) };
         for (let tries = 1; !(await this.#speak(piece, tries)); tries++);
       }
       this.state.value = "done";
@@ -114,12 +120,11 @@ export class Take {
       this.loading.value = progress;
   }
 
-  /** Gets ready for the piece that begins at this offset. */
-  async #next(offset: number): Promise<void> {
+  /** Waits until another piece is wanted, and gets ready for it. */
+  async #next(): Promise<void> {
     const { signal } = this.#abort;
     await unlessAborted(this.#options.isNear?.(this, signal) ?? Promise.resolve(), signal);
     this.clip.append(new Int16Array(BETWEEN_S * SAMPLE_RATE_HZ));
-    this.#firstChar = countChars(this.spec.input.slice(0, offset));
     this.#firstSample = this.clip.length;
   }
 
@@ -158,9 +163,17 @@ export class Take {
       this.marks.value = withMark(this.marks.peek(), this.#placed(event.mark));
     } else {
       const { rtf = null, queue_ms = null, ttfa_ms } = event.figures;
-      this.measure({ rtf });
+      if (rtf !== null) this.measure({ rtf: this.#rtfWith(rtf) });
       if (!this.#firstSample) this.measure({ queueMs: queue_ms, ...(ttfa_ms && { serverTtfaMs: ttfa_ms }) });
     }
+  }
+
+  /** The real-time factor of all that has come: that of each piece counts for as much as there is of its audio. */
+  #rtfWith(rtf: number): number {
+    const numNew = this.clip.length - this.#firstSample;
+    this.#numRated += numNew;
+    const before = this.figures.peek().rtf ?? rtf;
+    return before + (rtf - before) * (numNew / Math.max(1, this.#numRated));
   }
 
   /** A mark of the piece under way, as one of the whole. */

@@ -27,6 +27,14 @@ test("the key goes with a request, if there is one, beside its own headers", asy
   expect(server.asked[1]!.headers.authorization).toBeUndefined();
 });
 
+test("a key that no header can carry, and an answer that is no JSON, are failures like others", async () => {
+  credentials.key = "sk-\u2026";
+  expect(await failureOf(request("/"))).toMatchObject({ name: "ApiFailure", status: 401 });
+  credentials.key = "";
+  server.answers = [(response) => response.end("<html>")];
+  expect(await failureOf(readJson("/"))).toMatchObject({ name: "ApiFailure", code: "cut" });
+});
+
 test("an error object is read", async () => {
   server.answers = [json(404, error("voice_not_found", "There is no voice `x`.", "voice"))];
   expect(await failureOf(request("/"))).toMatchObject({

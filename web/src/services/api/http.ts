@@ -32,7 +32,11 @@ export const credentials = { key: "" };
  */
 export async function request(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
-  if (credentials.key) headers.set("authorization", `Bearer ${credentials.key}`);
+  try {
+    if (credentials.key) headers.set("authorization", `Bearer ${credentials.key}`);
+  } catch {
+    throw new ApiFailure("The API key has characters that no key has.", 401, "invalid_api_key");
+  }
   let answer: Response;
   try {
     answer = await fetch(path, { ...init, headers });
@@ -44,9 +48,15 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
   return answer;
 }
 
-/** As `request`, and reads the JSON. */
+/** As `request`, and reads the JSON. @throws ApiFailure; AbortError */
 export async function json<T>(path: string, init: RequestInit = {}): Promise<T> {
-  return (await request(path, init)).json();
+  const answer = await request(path, init);
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiFailure("The answer broke off, or is no JSON.", 0, "cut");
+  }
 }
 
 export function isAbort(error: unknown): boolean {

@@ -6,6 +6,8 @@ import type { Standing } from "./models";
 export interface Worker {
   address: string;
   state: "up" | "starting" | "draining" | "down";
+  /** Why it cannot be reached, where it is down. */
+  reason?: string;
   id?: string;
   device?: { id: string; name: string; memory_total_bytes: number; memory_free_bytes: number };
   engines?: string[];

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { Clip } from "./clip";
 import { LEAD_S, type Output, type Report } from "./output";
 import { Player } from "./player";
@@ -108,6 +108,34 @@ test("the device is made ready once, within the call that needs it", async () =>
   await ready();
   player.play(clipOf(1));
   expect(asked).toHaveLength(3);
+});
+
+test.each([
+  ["suspended", (player: Player) => player.seek(0)],
+  ["interrupted", (player: Player) => player.resume()],
+])("a device that is %s is woken by what plays again after the end", async (state, again) => {
+  const { player, tape, context, asked } = await setUp();
+  player.play(clipOf(1));
+  tape.report(1, { isDrained: true });
+  context.state = state;
+  asked.length = 0;
+  again(player);
+  expect(asked).toEqual(["resume"]);
+  expect(player.playback.state).toBe("playing");
+});
+
+test("a device that cannot be had is asked for again, and breaks nothing", async () => {
+  const { player, context, asked } = await setUp();
+  const { resume } = context;
+  const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+  context.state = "suspended";
+  context.resume = () => Promise.reject(new Error("There is no device."));
+  await player.prepare();
+  expect(warn).toHaveBeenCalledOnce();
+  warn.mockRestore();
+  context.resume = resume;
+  await player.prepare();
+  expect(asked.at(-1)).toBe("resume");
 });
 
 test("each piece is sent on as it comes", async () => {

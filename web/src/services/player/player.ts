@@ -70,12 +70,24 @@ export class Player {
     private readonly newContext: (sampleRateHz: number) => AudioContext = contextAt,
   ) {}
 
-  /** Gets the device ready. Browsers allow sound only from within a user's action: call this there, and early. */
+  /**
+   * Gets the device ready. Browsers allow sound only from within a user's action: call this there, and early.
+   *
+   * Without a device there is no sound, and it is asked for again the next time.
+   */
   async prepare(): Promise<void> {
+    await this.#wake().catch((error: unknown) => {
+      if (!this.#ready) this.#output = null;
+      console.warn("There is no sound:", error);
+    });
+  }
+
+  async #wake(): Promise<void> {
     this.#context ??= this.newContext(this.sampleRateHz);
     this.#output ??= this.#open(this.#context);
     this.#restLater();
-    if (this.#context.state === "suspended") await this.#context.resume();
+    // Also from "interrupted", as iOS says after a call.
+    if (this.#context.state !== "running") await this.#context.resume();
     await this.#output;
   }
 
@@ -95,6 +107,8 @@ export class Player {
     this.#underrunsBefore = this.playback.underruns;
     if (state === "ended") this.#set({ state: "playing" });
     this.#restart(Math.max(0, Math.min(to, clip.length)));
+    // The device may be at rest, and not every click comes with an event that has it prepared.
+    if (this.playback.state === "playing") void this.prepare();
   }
 
   pause(): void {

@@ -88,5 +88,6 @@ function health(): [string, string] {
   const up = workers.filter((worker) => worker.state === "up").length;
   if (!hasWorker.value)
     return [workers.some(({ state }) => state === "starting") ? "busy" : "bad", "No worker yet"];
+  if (up < workers.length) return ["busy", `${up} of ${workers.length} workers`];
   return ["good", up === 1 ? "1 worker" : `${up} workers`];
 }

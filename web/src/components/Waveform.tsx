@@ -1,6 +1,6 @@
 /** The shape of a clip, while it comes and after; where it is played, and a slider to go elsewhere. */
 
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Clip } from "../services/player/clip";
 import { PEAK_SAMPLES } from "../services/player/clip";
 import { durationText } from "../store/text";
@@ -33,7 +33,9 @@ export function Waveform({ clip, positionS, expectedS = 0, label, onSeek }: Prop
     return () => observer.disconnect();
   }, []);
   const lengthS = clip.isComplete ? clip.durationS : Math.max(clip.durationS, expectedS, 1);
-  const bars = barsOf(clip, lengthS, Math.max(1, Math.floor(width / (BAR_PX + GAP_PX))));
+  const count = Math.max(1, Math.floor(width / (BAR_PX + GAP_PX)));
+  // The position changes more often than the sound.
+  const bars = useMemo(() => barsOf(clip, lengthS, count), [clip, clip.length, lengthS, count]);
   const playedPx = lengthS ? (Math.min(positionS, lengthS) / lengthS) * width : 0;
 
   const seek = (seconds: number) => onSeek(Math.max(0, Math.min(seconds, clip.durationS)));
@@ -91,7 +93,7 @@ function barsOf(clip: Clip, lengthS: number, count: number): string {
   const peaksPerS = clip.sampleRateHz / PEAK_SAMPLES;
   const perBar = (lengthS * peaksPerS) / count;
   // Quiet speech shall have a shape too, but noise at the threshold of hearing none.
-  const loudest = clip.peaks.reduce((most, peak) => Math.max(most, peak), 0.2);
+  const loudest = Math.max(0.2, clip.loudest);
   let path = "";
   for (let bar = 0; bar < count; bar++) {
     const from = Math.floor(bar * perBar);

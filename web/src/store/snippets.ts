@@ -25,8 +25,8 @@ export function snippet(
   const body: Record<string, unknown> = { ...bodyOf(spec), response_format: format };
   const file = `speech.${format === "opus" ? "ogg" : format}`;
   if (to === "curl") return curl(body, file, origin, hasKey);
-  // OpenAI's clients insist on a voice; its names work on every model.
-  const known = { ...body, voice: body.voice ?? "alloy" };
+  // OpenAI's clients insist on both; its names work on every server and every model.
+  const known = { ...body, model: body.model ?? "tts-1", voice: body.voice ?? "alloy" };
   const own = Object.entries(known).filter(([name]) => OPENAI_FIELDS.has(name));
   const extra = Object.entries(known).filter(([name]) => !OPENAI_FIELDS.has(name));
   return to === "Python"

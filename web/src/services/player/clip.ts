@@ -10,6 +10,8 @@ export class Clip {
   onChange: (() => void) | null = null;
   /** The greatest magnitude in each `PEAK_SAMPLES` samples, in [0, 1]; those of samples that have come. */
   readonly peaks: number[] = [];
+  /** The greatest of these. */
+  loudest = 0;
   #samples = new Int16Array(FIRST_CAPACITY);
   #length = 0;
   #isComplete = false;
@@ -66,6 +68,7 @@ export class Clip {
       const at = Math.floor(i / PEAK_SAMPLES);
       const magnitude = Math.abs(this.#samples[i]!) / 32768;
       if (magnitude >= (this.peaks[at] ?? 0)) this.peaks[at] = magnitude;
+      if (magnitude > this.loudest) this.loudest = magnitude;
     }
   }
 }

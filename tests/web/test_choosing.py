@@ -78,6 +78,38 @@ def test_models_are_searched_and_those_that_cannot_be_served_say_why(at_hub):
     model_row(at_hub, "gated").get_by_text("Gated", exact=True).wait_for()
 
 
+def test_the_models_screen_says_why_a_model_cannot_be_served(at_hub):
+    go_to(at_hub, "Models")
+    model_row(at_hub, "other").get_by_text("Can't be served").wait_for()
+    assert "no engine" in model_row(at_hub, "other").inner_text()
+
+
+def test_a_model_that_a_search_has_found_is_known_when_the_search_is_over_and_after_a_reload(at_hub):
+    found = {}
+
+    def without_second(route):
+        """The list of the trending models, of which this is none."""
+        listing = route.fetch().json()
+        if "search=" not in route.request.url:
+            for part in ("models", "local"):
+                found.update({model["id"]: model for model in listing[part]})
+                listing[part] = [model for model in listing[part] if model["id"] != "org/second"]
+        route.fulfill(json=listing)
+
+    at_hub.route("**/api/models?*", without_second)
+    at_hub.reload()
+    at_hub.get_by_role("button", name=re.compile("^Model")).click()
+    at_hub.get_by_role("searchbox", name="Search models").fill("org/sec")
+    at_hub.get_by_role("button", name="Use org/second").click()
+    for _ in range(2):
+        at_hub.get_by_role("button", name=re.compile("^Model")).get_by_text("org/second").wait_for()
+        at_hub.get_by_text("More options").click()
+        at_hub.get_by_role("textbox", name="word_ms").wait_for()
+        assert "org/second" in found, "the list has been asked for without a search"
+        found.clear()
+        at_hub.reload()
+
+
 def test_a_load_shows_how_far_it_is_and_an_unload_leaves_the_files(at_hub, hub):
     hub.knobs(hold={"weights.bin": 15_000_000})
     go_to(at_hub, "Models")

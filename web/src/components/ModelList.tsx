@@ -12,12 +12,14 @@ const PAUSE_MS = 250;
 
 interface Props {
   chosen?: string;
-  onPick?: (id: string) => void;
+  onPick: (id: string) => void;
   pickLabel?: string;
+  /** Whether those that cannot be served are shown from the first, each with why. */
+  showsAll?: boolean;
 }
 
-export function ModelList({ chosen = "", onPick, pickLabel }: Props) {
-  const onlyServable = useSignal(onPick !== undefined);
+export function ModelList({ chosen = "", onPick, pickLabel, showsAll = false }: Props) {
+  const onlyServable = useSignal(!showsAll);
   const typed = useSignal(search.peek());
   // The server searches the whole Hub; what is here already is found at once.
   useEffect(() => {
@@ -69,7 +71,7 @@ export function ModelList({ chosen = "", onPick, pickLabel }: Props) {
             key={model.id}
             model={model}
             isChosen={model.id === chosen}
-            {...(onPick ? { onPick } : {})}
+            onPick={onPick}
             {...(pickLabel ? { pickLabel } : {})}
           />
         ))}

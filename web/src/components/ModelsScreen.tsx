@@ -18,6 +18,7 @@ export function ModelsScreen() {
       <Troubles />
       <div class="models-list">
         <ModelList
+          showsAll
           pickLabel="Speak with"
           onPick={(id) => {
             chosenModel.value = id;

@@ -1,4 +1,5 @@
 import { beforeEach, expect, test } from "vitest";
+import { ApiFailure } from "../services/api/http";
 import type { Model, ModelState, Voice } from "../services/api/models";
 import { type Answer, error, events, json, serve, sse } from "../testing/server";
 import * as catalogue from "./catalogue";
@@ -156,4 +157,39 @@ test.each([
   answerLoad(json(507, error("out_of_memory")));
   await act("a/b");
   expect(catalogue.loads.value["a/b"]?.failure?.code).toBe("out_of_memory");
+});
+
+test("a model that a search has found is known when the search is over", async () => {
+  answer(model("found/by-search", ["ready"]));
+  await catalogue.refresh();
+  answer(model("a/b"));
+  await catalogue.refresh();
+  expect(catalogue.models.value.map(({ id }) => id)).toEqual(["a/b"]);
+  expect(catalogue.modelOf("found/by-search")).toMatchObject({ engine: "tone", workers: {} });
+});
+
+test("a model that is not listed is looked up once, and again if that failed", async () => {
+  answer(null);
+  await catalogue.lookUp("kept/model");
+  expect(catalogue.modelOf("kept/model")).toBeUndefined();
+  answer(model("kept/model"));
+  await catalogue.lookUp("kept/model");
+  await catalogue.lookUp("kept/model");
+  expect(catalogue.modelOf("kept/model")).toBeDefined();
+  expect(server.asked.filter(({ path }) => path.includes("search=kept%2Fmodel"))).toHaveLength(2);
+});
+
+test("a failed load is forgotten when the model has become ready, a failed unload is not", () => {
+  const standing = (state: ModelState) => ({
+    workers: [{ address: "x", state: "up" as const, id: "w", models: [{ id: "a/b", active: 0, state }] }],
+    default_model: "a/b",
+  });
+  const failed = { "a/b": { progress: null, failure: new ApiFailure("It cannot.", 500, "internal") } };
+  catalogue.fleet.value = standing("failed");
+  catalogue.loads.value = failed;
+  catalogue.fleet.value = standing("ready");
+  expect(catalogue.loads.value).toEqual({});
+  catalogue.loads.value = failed;
+  catalogue.fleet.value = standing("ready");
+  expect(catalogue.loads.value).toEqual(failed);
 });

@@ -1,6 +1,6 @@
 /** Models and voices, and how they stand on the workers. */
 
-import { computed, signal } from "@preact/signals";
+import { batch, computed, effect, signal } from "@preact/signals";
 import { ApiFailure, isAbort } from "../services/api/http";
 import {
   type Listing,
@@ -64,8 +64,32 @@ export function memoryOf(model: Model): number {
   return Object.values(model.workers).reduce((sum, each) => sum + (each.memory_bytes ?? 0), 0);
 }
 
+/** All models that have ever been listed, by id: one that was found by a search stays known when the search is over. */
+const known = signal<Record<string, Model>>({});
+
+function keep({ models, local }: Listing): void {
+  const seen = [...models, ...local].map((model) => [model.id, model] as const);
+  known.value = { ...known.peek(), ...Object.fromEntries(seen) };
+}
+
 export function modelOf(id: string): Model | undefined {
-  return models.value.find((model) => model.id === id);
+  const listed = models.value.find((model) => model.id === id);
+  const kept = known.value[id];
+  // How it stood when it was last listed is no longer true; the workers tell how it stands.
+  return listed ?? (kept && standingNow({ ...kept, workers: {} }));
+}
+
+const soughtIds = new Set<string>();
+
+/** Asks for a model that is not in the list, such as one that was chosen at an earlier visit; once for each. */
+export async function lookUp(id: string): Promise<void> {
+  if (soughtIds.has(id)) return;
+  soughtIds.add(id);
+  try {
+    keep(await listModels(id));
+  } catch {
+    soughtIds.delete(id); // The next list is a chance to ask again.
+  }
 }
 
 /** The voices that a model can speak with: its own, then the caller's, if it imitates. */
@@ -93,12 +117,15 @@ export async function refresh(): Promise<void> {
   try {
     const [found, workers] = await Promise.all([listModels(search.peek(), mine.signal), listWorkers()]);
     if (asking !== mine) return;
-    listing.value = found;
-    fleet.value = workers;
-    trouble.value = null;
+    batch(() => {
+      keep(found);
+      listing.value = found;
+      fleet.value = workers;
+      trouble.value = null;
+    });
   } catch (error) {
     if (isAbort(error) || asking !== mine) return;
-    trouble.value = error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown");
+    trouble.value = failureOf(error);
     if (trouble.value.code === "unreachable") fleet.value = null;
   }
 }
@@ -108,21 +135,42 @@ export async function refreshVoices(): Promise<void> {
   customVoices.value = await listCustomVoices().catch(() => []);
 }
 
+function failureOf(error: unknown): ApiFailure {
+  return error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown");
+}
+
+function note(id: string, progress: LoadProgress | null, failure: ApiFailure | null): void {
+  loads.value = { ...loads.peek(), [id]: { progress, failure } };
+}
+
+function forget(id: string): void {
+  const { [id]: _, ...others } = loads.peek();
+  loads.value = others;
+}
+
+let wasReady = new Set<string>();
+
+// A model that has become ready by another way no longer has a reason why it could not be loaded. One that was ready
+// before may have failed to unload.
+effect(() => {
+  const standings = (fleet.value?.workers ?? []).flatMap(({ models = [] }) => models);
+  const isReady = new Set(standings.filter(({ state }) => state === "ready").map(({ id }) => id));
+  for (const id of isReady) if (!wasReady.has(id) && loads.peek()[id]?.failure) forget(id);
+  wasReady = isReady;
+});
+
 /** Loads a model, and says how far it is. */
 export async function load(id: string): Promise<void> {
-  const note = (progress: LoadProgress | null, failure: ApiFailure | null) => {
-    loads.value = { ...loads.peek(), [id]: { progress, failure } };
-  };
-  note(null, null);
+  note(id, null, null);
   announce(`Loading ${id}.`);
   try {
-    for await (const progress of loadModel(id, new AbortController().signal)) note(progress, null);
+    for await (const progress of loadModel(id, new AbortController().signal)) note(id, progress, null);
     announce(`${id} is ready.`);
-    const { [id]: _, ...others } = loads.peek();
-    loads.value = others;
+    forget(id);
   } catch (error) {
-    note(null, error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown"));
-    announce(`${id} could not be loaded.`);
+    const failure = failureOf(error);
+    note(id, null, failure);
+    announce(`${id} could not be loaded: ${failure.message}`);
   }
   await refresh();
 }
@@ -133,8 +181,9 @@ export async function unload(id: string): Promise<void> {
     await unloadModel(id);
     announce(`${id} has left memory.`);
   } catch (error) {
-    const failure = error instanceof ApiFailure ? error : new ApiFailure(String(error), 0, "unknown");
-    loads.value = { ...loads.peek(), [id]: { progress: null, failure } };
+    const failure = failureOf(error);
+    note(id, null, failure);
+    announce(`${id} could not be unloaded: ${failure.message}`);
   }
   await refresh();
 }

@@ -3,7 +3,7 @@
 import { computed, effect, signal } from "@preact/signals";
 import type { OptionValue, SpeechSpec } from "../services/api/speech";
 import { recall, remember } from "../services/preferences";
-import { defaultModel, modelOf, voicesOf } from "./catalogue";
+import { defaultModel, listing, lookUp, modelOf, voicesOf } from "./catalogue";
 import { countChars, estimateS } from "./text";
 
 const FIRST_TEXT =
@@ -43,13 +43,45 @@ export const voiceId = computed(() =>
 export const numChars = computed(() => countChars(text.value));
 export const estimate = computed(() => estimateS(text.value, speed.value));
 
+// The list has the trending models only; the chosen one may be known from an earlier visit, or from a search then.
 effect(() => {
+  if (listing.value && modelId.value && !model.value) void lookUp(modelId.value);
+});
+
+/** How long the draft must rest before it is kept, in ms: a long text is not written at every keystroke. */
+const REST_MS = 500;
+
+/** Texts that are longer are not kept: all pages of an address share 5 MB. */
+const LONGEST_KEPT = 200_000;
+
+let resting: ReturnType<typeof setTimeout> | undefined;
+
+function keep(): void {
+  clearTimeout(resting);
+  resting = undefined;
   remember("draft", {
-    text: text.value.length > 200_000 ? "" : text.value,
-    model: chosenModel.value,
-    voice: chosenVoice.value,
-    speed: speed.value,
+    text: text.peek().length > LONGEST_KEPT ? "" : text.peek(),
+    model: chosenModel.peek(),
+    voice: chosenVoice.peek(),
+    speed: speed.peek(),
   });
+}
+
+let isFirst = true;
+
+effect(() => {
+  // What it depends on.
+  void [text.value, chosenModel.value, chosenVoice.value, speed.value];
+  if (isFirst) {
+    isFirst = false;
+    return;
+  }
+  clearTimeout(resting);
+  resting = setTimeout(keep, REST_MS);
+});
+
+globalThis.addEventListener?.("pagehide", () => {
+  if (resting !== undefined) keep();
 });
 
 /** Sets an option of the model; undefined leaves it to the model. */

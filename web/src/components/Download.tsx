@@ -51,7 +51,9 @@ export function Download({ samples, name, isPartial = false }: Props) {
       );
       announce(`Saved as ${format.value}.`);
     } catch (error) {
-      setComplaint(error instanceof Error ? error.message : String(error));
+      const why = error instanceof Error ? error.message : String(error);
+      setComplaint(why);
+      announce(why);
     }
   };
   return (
@@ -60,11 +62,7 @@ export function Download({ samples, name, isPartial = false }: Props) {
       <button type="button" class="small" disabled={isPartial} onClick={() => void save()}>
         <Icon name="download" /> Download
       </button>
-      {complaint && (
-        <p class="small-text" role="alert">
-          {complaint}
-        </p>
-      )}
+      {complaint && <p class="small-text download-complaint">{complaint}</p>}
     </div>
   );
 }

@@ -27,7 +27,7 @@ interface Props {
   model: Model;
   isChosen?: boolean;
   /** What a click on its name does. */
-  onPick?: (id: string) => void;
+  onPick: (id: string) => void;
   pickLabel?: string;
 }
 
@@ -37,30 +37,21 @@ export function ModelRow({ model, isChosen = false, onPick, pickLabel = "Use" }:
   const mine = loads.value[model.id];
   const isBusy = (mine && !mine.failure) || state === "loading" || state === "downloading";
   const failed = Object.entries(model.workers).find(([, standing]) => standing.state === "failed");
-  const title = (
-    <>
-      <span class="muted">{owner && `${owner}/`}</span>
-      <strong>{name}</strong>
-    </>
-  );
   return (
     <li class={isChosen ? "model-row chosen" : "model-row"} data-model={model.id}>
       <div class="model-head">
-        {onPick ? (
-          <button
-            type="button"
-            class="model-name"
-            disabled={!model.servable}
-            aria-current={isChosen ? "true" : undefined}
-            aria-label={`${pickLabel} ${model.id}`}
-            onClick={() => onPick(model.id)}
-          >
-            {title}
-            {isChosen && <Icon name="check" />}
-          </button>
-        ) : (
-          <h3 class="model-name">{title}</h3>
-        )}
+        <button
+          type="button"
+          class="model-name"
+          disabled={!model.servable}
+          aria-current={isChosen ? "true" : undefined}
+          aria-label={`${pickLabel} ${model.id}`}
+          onClick={() => onPick(model.id)}
+        >
+          <span class="muted">{owner && `${owner}/`}</span>
+          <strong>{name}</strong>
+          {isChosen && <Icon name="check" />}
+        </button>
         <span class="model-chips">
           {model.gated && (
             <Chip tone="warn">
@@ -81,11 +72,7 @@ export function ModelRow({ model, isChosen = false, onPick, pickLabel = "Use" }:
           {failed[0]}: {failed[1].reason || "it could not be loaded"}
         </p>
       )}
-      {mine?.failure && (
-        <p class="small-text model-reason" role="alert">
-          {mine.failure.message}
-        </p>
-      )}
+      {mine?.failure && <p class="small-text model-reason">{mine.failure.message}</p>}
       {isBusy && <LoadBar model={model} />}
       {model.servable && (
         <div class="row model-actions">

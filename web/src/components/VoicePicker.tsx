@@ -3,6 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import type { Model, Voice } from "../services/api/models";
+import { announce } from "../store/announce";
 import { voicesOf } from "../store/catalogue";
 import { playSample, sample, stopSample } from "../store/samples";
 import { SearchField } from "./ModelList";
@@ -24,6 +25,10 @@ export function VoicePicker({ model, chosen, onPick, onClose }: Props) {
   const language = useSignal("");
   const gender = useSignal("");
   useEffect(() => stopSample, []);
+  const complaint = sample.value?.failure ?? "";
+  useEffect(() => {
+    if (complaint) announce(complaint);
+  }, [complaint]);
   const voices = voicesOf(model);
   const wanted = typed.value.trim().toLowerCase();
   const shown = voices.filter(
@@ -74,11 +79,7 @@ export function VoicePicker({ model, chosen, onPick, onClose }: Props) {
       </ul>
       {!voices.length && <p class="muted">The voices of a model are known when it has been loaded once.</p>}
       {voices.length > 0 && !shown.length && <p class="muted">No voice fits all of that.</p>}
-      {sample.value?.failure && (
-        <p class="voice-complaint" role="alert">
-          {sample.value.failure}
-        </p>
-      )}
+      {complaint && <p class="voice-complaint">{complaint}</p>}
     </Modal>
   );
 }

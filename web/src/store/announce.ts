@@ -5,5 +5,6 @@ import { signal } from "@preact/signals";
 export const announcement = signal("");
 
 export function announce(sentence: string): void {
-  announcement.value = sentence;
+  // An equal text would be no change, and not be read: a space that nobody hears tells the second from the first.
+  announcement.value = sentence === announcement.peek() ? `${sentence}\u00a0` : sentence;
 }

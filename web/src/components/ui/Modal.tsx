@@ -16,7 +16,9 @@ interface Props {
 export function Modal({ title, onClose, children, isWide = false }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const id = useId();
-  const before = useRef(announcement.peek());
+  // What was announced before it opened is not said again, unless it happens again.
+  const before = useRef<string | null>(announcement.peek());
+  if (announcement.value !== before.current) before.current = null;
   useEffect(() => {
     const opener = document.activeElement;
     dialog.current!.showModal();
@@ -44,7 +46,7 @@ export function Modal({ title, onClose, children, isWide = false }: Props) {
       </div>
       {/* The page's own live region is out of reach as long as a dialog is open. */}
       <div class="visually-hidden" role="status" aria-live="polite">
-        {announcement.value === before.current ? "" : announcement.value}
+        {before.current === null ? announcement.value : ""}
       </div>
     </dialog>
   );

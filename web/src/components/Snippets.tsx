@@ -10,6 +10,8 @@ import { Icon } from "./ui/Icon";
 import { Modal } from "./ui/Modal";
 import "./Snippets.css";
 
+const REFUSED = "The browser does not let it be copied: select the code and copy it.";
+
 export function Snippets({ spec }: { spec: SpeechSpec }) {
   const [isOpen, setIsOpen] = useState(false);
   return (
@@ -25,11 +27,13 @@ export function Snippets({ spec }: { spec: SpeechSpec }) {
 function SnippetsDialog({ spec, onClose }: { spec: SpeechSpec; onClose: () => void }) {
   const [language, setLanguage] = useState<Language>("curl");
   const [copied, setCopied] = useState("");
+  const [hasFailed, setHasFailed] = useState(false);
   const code = snippet(language, spec, format.value, location.origin, apiKey.value !== "");
   const copy = async () => {
-    await toClipboard(code);
-    setCopied(language);
-    announce(`${language} has been copied.`);
+    const isCopied = await toClipboard(code);
+    setCopied(isCopied ? language : "");
+    setHasFailed(!isCopied);
+    announce(isCopied ? `${language} has been copied.` : REFUSED);
   };
   return (
     <Modal title="This request as code" isWide onClose={onClose}>
@@ -57,6 +61,7 @@ function SnippetsDialog({ spec, onClose }: { spec: SpeechSpec; onClose: () => vo
         <button type="button" class="primary" onClick={() => void copy()}>
           <Icon name={copied === language ? "check" : "copy"} /> {copied === language ? "Copied" : "Copy"}
         </button>
+        {hasFailed && <p class="small-text">{REFUSED}</p>}
         {apiKey.value && (
           <p class="muted small-text">The key is taken from the environment variable SONORANT_API_KEY.</p>
         )}
@@ -65,14 +70,24 @@ function SnippetsDialog({ spec, onClose }: { spec: SpeechSpec; onClose: () => vo
   );
 }
 
-/** Also on pages that came by plain HTTP, where browsers have no clipboard for scripts. */
-async function toClipboard(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+/** Whether the text is in the clipboard now; also on pages that came by plain HTTP, where scripts have none. */
+async function toClipboard(text: string): Promise<boolean> {
+  try {
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(text);
+      return true;
+    }
+  } catch {
+    // It may still work the old way.
+  }
+  const focused = document.activeElement;
   const area = document.createElement("textarea");
   area.value = text;
   // Within the dialog: outside of it nothing can be selected while it is open.
   (document.querySelector("dialog[open]") ?? document.body).append(area);
   area.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   area.remove();
+  if (focused instanceof HTMLElement) focused.focus();
+  return isCopied;
 }

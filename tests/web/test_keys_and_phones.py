@@ -172,3 +172,30 @@ def test_what_happens_is_announced_politely(page, stack):
     said = page.evaluate("window.said")
     assert said.index("Waiting for the first audio.") < said.index("Playing.")
     assert stage(page).count() == 1
+
+
+def test_a_key_that_no_header_can_carry_is_refused(page):
+    page.get_by_role("button", name=re.compile("key", re.IGNORECASE)).first.click()
+    field = dialog(page, "API key").get_by_label("Key", exact=True)
+    field.fill("sk-…")
+    assert field.get_attribute("aria-invalid") == "true"
+    page.keyboard.press("Enter")
+    dialog(page, "API key").get_by_text("plain ASCII").wait_for()
+    field.fill("")
+    page.keyboard.press("Enter")
+    dialog(page, "API key").wait_for(state="hidden")
+
+
+def test_code_that_cannot_be_copied_is_told_of(visit, stack):
+    page = visit(
+        stack.url,
+        "navigator.clipboard.writeText = () => Promise.reject(new Error('no'))",
+        "document.execCommand = () => false",
+    )
+    speak(page, "one")
+    hear_out(page)
+    stage(page).get_by_role("button", name="Code").click()
+    page.get_by_role("button", name="Copy").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("paragraph").filter(has_text="does not let it be copied").wait_for()
+    assert focused(page).strip() == "Copy"

@@ -169,3 +169,21 @@ test("a segment is kept once, with what is known last; words are not kept", () =
   const marks = [mark(0, null), mark(0, 9, "word"), mark(0, 900), mark(6, null)];
   expect(marks.reduce<Mark[]>(withMark, [])).toEqual([mark(0, 900), mark(6, null)]);
 });
+
+test("a take that begins within its text asks for the rest, and its marks are those of the whole", async () => {
+  const marked = events(sse({ type: "speech.mark", ...mark(0, 40) }, delta(1), DONE));
+  const input = "🙂 One. Two.";
+  const { take } = await run([marked], { from: input.indexOf("Two") }, undefined, input);
+  expect(JSON.parse(server.asked[0]!.body)).toMatchObject({ input: "Two.", seed: SPEC.seed });
+  expect(take.spec.input).toBe(input);
+  expect(take.marks.value).toEqual([mark(7, 40)]);
+});
+
+test("the real-time factor of a long text is that of all its audio", async () => {
+  const piece = (numSamples: number, rtf?: number) =>
+    events(sse(delta(...new Array(numSamples).fill(1)), { ...DONE, figures: { ...DONE.figures, rtf } }));
+  const { take } = await run([piece(2400, 0.2), piece(4800, 0.5)], {}, undefined, LONG);
+  expect(take.figures.value.rtf).toBeCloseTo(0.4);
+  const { take: untold } = await run([piece(2400, 0.2), piece(4800)], {}, undefined, LONG);
+  expect(untold.figures.value.rtf).toBeCloseTo(0.2);
+});

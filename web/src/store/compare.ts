@@ -56,7 +56,7 @@ export const canVote = computed(() => isOver.value && round.value!.vote === null
 /** Whether names are hidden now. Where nothing can be heard, there is nothing to judge, and the reasons matter. */
 export const isHidden = computed(() => {
   const now = round.value;
-  const isMute = isOver.value && now !== null && !now.takes.some(wasHeard);
+  const isMute = isOver.value && now !== null && !now.takes.some(hasAudio);
   return Boolean(now?.isBlind && now.vote === null && !isMute);
 });
 
@@ -131,11 +131,11 @@ export function hear(index: number): void {
 export function vote(index: number): void {
   const now = round.peek();
   const chosen = now?.takes[index];
-  if (!chosen || !canVote.peek() || !wasHeard(chosen)) return;
+  if (!chosen || !canVote.peek() || !hasAudio(chosen)) return;
   round.value = { ...now, vote: index };
   const counted = { ...tallies.peek() };
   // A voice that speaks in two lanes is judged once.
-  for (const key of new Set(now.takes.filter(wasHeard).map(keyOf))) {
+  for (const key of new Set(now.takes.filter(hasAudio).map(keyOf))) {
     const { rounds, votes } = counted[key] ?? { rounds: 0, votes: 0 };
     counted[key] = { rounds: rounds + 1, votes: votes + (key === keyOf(chosen) ? 1 : 0) };
   }
@@ -148,7 +148,7 @@ export function forgetTallies(): void {
   tallies.value = {};
 }
 
-function wasHeard(take: Take): boolean {
+function hasAudio(take: Take): boolean {
   return take.clip.length > 0;
 }
 

@@ -609,8 +609,8 @@ WORKER: Schema = {
         "build": _STRING,
         "reason": {"type": "string", "description": "Why it cannot be reached."},
     },
-    "required": ["address", "state"],
-    "description": "Of a worker that is down nothing more is known than its address, and maybe why.",
+    "required": ["address", "state", "id"],
+    "description": "Of a worker that is down nothing more is known than its address, its name, and maybe why.",
 }
 
 LISTED = _object(

@@ -73,6 +73,7 @@ class WorkerLink:
         self.calls: Counter[str] = Counter()
         self.rpcs = 0
         self.suspected_until_s = 0.0
+        self._worker_id = ""
         self._others = 0
         self._on_change = on_change
         self._channel = open_aio_channel(address, tls, token)
@@ -81,8 +82,8 @@ class WorkerLink:
 
     @property
     def worker_id(self) -> str:
-        """Name of the worker; its address while it cannot be reached."""
-        return self.status.worker_id if self.status else self.address
+        """Name of the worker, as it said last; its address if it never has been reached."""
+        return self._worker_id or self.address
 
     @property
     def is_up(self) -> bool:
@@ -255,6 +256,7 @@ class WorkerLink:
                         log.info("worker up", worker=status.worker_id, address=self.address, device=status.device.name)
                     asking.cancel()
                     self.status, self.trouble, complained_of = status, "", None
+                    self._worker_id = status.worker_id
                     self._others = max(0, status.active + status.queued - self.outstanding)
             except grpc.aio.AioRpcError as error:
                 self.trouble = error.details() or error.code().name

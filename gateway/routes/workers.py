@@ -29,10 +29,10 @@ def state_of(link: WorkerLink) -> str:
 
 
 def describe(link: WorkerLink) -> dict[str, object]:
-    """Write a worker as JSON; of one that is down there is only its address."""
+    """Write a worker as JSON; of one that is down there are only its address and its name."""
     status = link.status
     if not status:
-        return {"address": link.address, "state": state_of(link)}
+        return {"address": link.address, "state": state_of(link), "id": link.worker_id}
     device = status.device
     return {
         "address": link.address,

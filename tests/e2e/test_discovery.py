@@ -60,12 +60,14 @@ def test_every_worker_is_listed_with_its_models(start):
         assert {name: each[name] for name in constant} == {name: told[name] for name in constant}
     for worker in answer["workers"]:
         models = {model["id"]: model for model in worker["models"]}
-        assert models[TONE] == {"id": TONE, "state": "ready", "active": 0, "memory_bytes": models[TONE]["memory_bytes"]}
-        assert models[HIBARI] == {"id": HIBARI, "state": "cached", "active": 0, "memory_bytes": None}
+        idle = {"active": 0, "calls": 0}
+        assert models[TONE] == {"id": TONE, "state": "ready", "memory_bytes": models[TONE]["memory_bytes"], **idle}
+        assert models[HIBARI] == {"id": HIBARI, "state": "cached", "memory_bytes": None, **idle}
     stack.workers[0].end()
     eventually(lambda: stack.gateway.up() == ["w1"], "the gateway sees that a worker has gone")
     gone, _ = get(stack, "/api/workers")["workers"]
-    assert gone == {"address": stack.workers[0].address, "state": "down", "models": []}
+    assert gone.pop("reason")
+    assert gone == {"address": stack.workers[0].address, "state": "down", "id": "w0", "models": []}
 
 
 def test_a_model_that_is_speaking_is_active_on_its_worker(stack):

@@ -1,7 +1,7 @@
 /** Why something was refused or broke off, and what can be done. */
 
 import type { ApiFailure } from "../services/api/http";
-import { dialog } from "../store/preferences";
+import { apiKey, dialog } from "../store/preferences";
 import { durationText } from "../store/text";
 import { Notice } from "./ui/Notice";
 
@@ -26,14 +26,18 @@ interface Props {
   /** Audio that came before it broke off, in seconds. */
   keptS?: number;
   onRetry?: () => void;
+  /** Speaks what is left of the text. */
+  onGoOn?: () => void;
 }
 
-export function FailureNotice({ failure, keptS = 0, onRetry }: Props) {
+export function FailureNotice({ failure, keptS = 0, onRetry, onGoOn }: Props) {
   const isKey = failure.status === 401;
   const title = keptS
     ? `The speech broke off after ${durationText(keptS)}; what came is kept.`
     : isKey
-      ? "This server wants an API key."
+      ? apiKey.value
+        ? "The server does not know this API key."
+        : "This server wants an API key."
       : (TITLES[failure.code] ?? "The server refused.");
   return (
     <Notice
@@ -49,7 +53,12 @@ export function FailureNotice({ failure, keptS = 0, onRetry }: Props) {
                 dialog.value = "key";
               }}
             >
-              Enter the key
+              {apiKey.value ? "Change the key" : "Enter the key"}
+            </button>
+          )}
+          {onGoOn && (
+            <button type="button" class="small primary" onClick={onGoOn}>
+              Go on from there
             </button>
           )}
           {onRetry && (

@@ -1,10 +1,11 @@
 /** A take while it is made and after: how it stands, its sound, its text and its figures. */
 
+import { useEffect, useState } from "preact/hooks";
 import { voiceName } from "../store/catalogue";
 import { text } from "../store/draft";
 import { speakSpec } from "../store/speech";
 import type { Take } from "../store/take";
-import { durationText, estimateS } from "../store/text";
+import { durationText, estimateS, unitOffsets } from "../store/text";
 import { Download } from "./Download";
 import { FailureNotice } from "./FailureNotice";
 import { FiguresStrip } from "./FiguresStrip";
@@ -16,12 +17,24 @@ import { TakeStateChip, Waiting } from "./Waiting";
 import { Waveform } from "./Waveform";
 import "./Stage.css";
 
+/** How long the first chunks have the page to themselves, in ms: a long text takes a while to draw. */
+const CALM_AFTER_MS = 250;
+
 export function Stage({ take }: { take: Take }) {
   const { state: playback, isPlaying, positionS, bufferedS, seek, toggle } = useTransport(take.clip);
   const state = take.state.value;
   const hasAudio = take.clip.length > 0;
+  const [isCalm, setIsCalm] = useState(false);
+  useEffect(() => {
+    if (!hasAudio) return;
+    const timer = setTimeout(() => setIsCalm(true), CALM_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, [hasAudio]);
   const { spec } = take;
   const model = take.spoken.value.model || spec.model;
+  const voice = spec.voice || take.spoken.value.voice;
+  // The part that broke off is said again, from its beginning.
+  const brokenAt = take.marks.value.at(-1)?.text_start;
   return (
     <section class="stage card" aria-label="Speech" data-state={state} data-playback={playback}>
       <header class="row">
@@ -66,12 +79,13 @@ export function Stage({ take }: { take: Take }) {
           failure={take.failure.value}
           keptS={take.clip.durationS}
           onRetry={() => void speakSpec(spec, take.from)}
+          {...(brokenAt ? { onGoOn: () => void speakSpec(spec, unitOffsets(spec.input)[brokenAt]) } : {})}
         />
       )}
       {take.spoken.value.ignored && (
         <p class="muted small-text">The model takes no notice of: {take.spoken.value.ignored}.</p>
       )}
-      {hasAudio && (
+      {hasAudio && isCalm && (
         <Transcript
           text={spec.input}
           marks={take.marks.value}
@@ -90,7 +104,7 @@ export function Stage({ take }: { take: Take }) {
             isPartial={!take.clip.isComplete}
           />
           <span class="push">
-            <Snippets spec={spec} />
+            <Snippets spec={{ ...spec, model, voice }} />
           </span>
           {text.value !== spec.input && (
             <button

@@ -1,7 +1,7 @@
 /** What stands in the way of speaking at all, whatever is to be said. */
 
 import { fleet, hasWorker, refresh, trouble } from "../store/catalogue";
-import { dialog } from "../store/preferences";
+import { apiKey, dialog } from "../store/preferences";
 import { Notice } from "./ui/Notice";
 
 export function Troubles() {
@@ -15,7 +15,7 @@ export function Troubles() {
     return (
       <Notice
         tone="warn"
-        title="This server wants an API key."
+        title={apiKey.value ? "The server does not know this API key." : "This server wants an API key."}
         actions={
           <button
             type="button"
@@ -24,7 +24,7 @@ export function Troubles() {
               dialog.value = "key";
             }}
           >
-            Enter the key
+            {apiKey.value ? "Change the key" : "Enter the key"}
           </button>
         }
       >

@@ -343,7 +343,7 @@ def models(world: World) -> Any:
 
 def models_loading_and_failed(world: World) -> Any:
     page = models(world)
-    loads(page, "org/broken").get_by_role("alert").wait_for()
+    loads(page, "org/broken").locator(".model-reason").wait_for()
     loads(page, "org/slow").get_by_role("progressbar").wait_for()
     return page
 

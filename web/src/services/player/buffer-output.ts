@@ -8,7 +8,7 @@ import { FADE_S, type Output, RESUME_S, type Report } from "./output";
 const REPORT_MS = 40;
 
 /** How far ahead the first buffer is scheduled: what is due now has begun when the device gets to it, and would overlap. */
-const MARGIN_S = 0.01;
+const MARGIN_S = 0.025;
 
 interface Scheduled {
   source: AudioBufferSourceNode;
@@ -90,16 +90,16 @@ export class BufferOutput implements Output {
       this.#fadesIn = false;
       this.#nextS = nowS + MARGIN_S;
     }
-    for (const samples of this.#waiting.splice(0)) {
-      const buffer = this.#context.createBuffer(1, samples.length, rate);
-      buffer.copyToChannel(samples, 0);
-      const source = new AudioBufferSourceNode(this.#context, { buffer });
-      source.connect(this.#gain);
-      source.start(this.#nextS);
-      this.#firstAtS ??= this.#nextS;
-      this.#scheduled.push({ source, startS: this.#nextS, numSamples: samples.length });
-      this.#nextS += samples.length / rate;
-    }
+    // All that waits is one buffer: of several, later ones would begin in time where the first one was late.
+    const samples = joined(this.#waiting.splice(0));
+    const buffer = this.#context.createBuffer(1, samples.length, rate);
+    buffer.copyToChannel(samples, 0);
+    const source = new AudioBufferSourceNode(this.#context, { buffer });
+    source.connect(this.#gain);
+    source.start(this.#nextS);
+    this.#firstAtS ??= this.#nextS;
+    this.#scheduled.push({ source, startS: this.#nextS, numSamples: samples.length });
+    this.#nextS += samples.length / rate;
   }
 
   /** Samples of the scheduled buffers that have sounded. */
@@ -163,4 +163,15 @@ export class BufferOutput implements Output {
       firstAtS: this.#firstAtS,
     });
   }
+}
+
+function joined(pieces: Float32Array<ArrayBuffer>[]): Float32Array<ArrayBuffer> {
+  if (pieces.length === 1) return pieces[0]!;
+  const whole = new Float32Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
 }

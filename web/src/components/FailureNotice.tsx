@@ -1,8 +1,8 @@
 /** Why something was refused or broke off, and what can be done. */
 
 import type { ApiFailure } from "../services/api/http";
-import { apiKey, dialog } from "../store/preferences";
 import { durationText } from "../store/text";
+import { KeyButton, keyTrouble } from "./KeyButton";
 import { Notice } from "./ui/Notice";
 
 const TITLES: Record<string, string> = {
@@ -35,9 +35,7 @@ export function FailureNotice({ failure, keptS = 0, onRetry, onGoOn }: Props) {
   const title = keptS
     ? `The speech broke off after ${durationText(keptS)}; what came is kept.`
     : isKey
-      ? apiKey.value
-        ? "The server does not know this API key."
-        : "This server wants an API key."
+      ? keyTrouble()
       : (TITLES[failure.code] ?? "The server refused.");
   return (
     <Notice
@@ -45,17 +43,7 @@ export function FailureNotice({ failure, keptS = 0, onRetry, onGoOn }: Props) {
       title={title}
       actions={
         <>
-          {isKey && (
-            <button
-              type="button"
-              class="small primary"
-              onClick={() => {
-                dialog.value = "key";
-              }}
-            >
-              {apiKey.value ? "Change the key" : "Enter the key"}
-            </button>
-          )}
+          {isKey && <KeyButton />}
           {onGoOn && (
             <button type="button" class="small primary" onClick={onGoOn}>
               Go on from there

@@ -1,7 +1,7 @@
 /** What stands in the way of speaking at all, whatever is to be said. */
 
 import { fleet, hasWorker, refresh, trouble } from "../store/catalogue";
-import { apiKey, dialog } from "../store/preferences";
+import { KeyButton, keyTrouble } from "./KeyButton";
 import { Notice } from "./ui/Notice";
 
 export function Troubles() {
@@ -13,21 +13,7 @@ export function Troubles() {
   );
   if (failure?.status === 401) {
     return (
-      <Notice
-        tone="warn"
-        title={apiKey.value ? "The server does not know this API key." : "This server wants an API key."}
-        actions={
-          <button
-            type="button"
-            class="small primary"
-            onClick={() => {
-              dialog.value = "key";
-            }}
-          >
-            {apiKey.value ? "Change the key" : "Enter the key"}
-          </button>
-        }
-      >
+      <Notice tone="warn" title={keyTrouble()} actions={<KeyButton />}>
         {failure.message}
       </Notice>
     );

@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { recall, remember } from "../services/preferences";
-import { compare, stopComparing } from "../store/compare";
+import { compare } from "../store/compare";
 import { text } from "../store/draft";
 import { dialog } from "../store/preferences";
 import { go, SCREENS, screen, wanted } from "../store/route";
@@ -49,7 +49,6 @@ function onKeyDown(event: KeyboardEvent): void {
     else if (screen.peek() === "speak") void speak(text.peek().slice(from));
   } else if (event.key === "Escape") {
     stop();
-    stopComparing();
   } else if (
     hasSingleKeys.peek() &&
     !isTyping(event.target) &&

@@ -117,9 +117,6 @@ function announceFailure(take: Take, index: number): void {
   announce(`${letter(index)} has failed.${reason}`);
 }
 
-/** Stops the sound and the work at the server. */
-export const stopComparing = stop;
-
 /** Plays a lane, from its beginning. */
 export function hear(index: number): void {
   const take = round.peek()?.takes[index];

@@ -195,7 +195,7 @@ def all_options(world: World) -> Any:
 def a_file_that_is_no_text(world: World) -> Any:
     page = world.visit()
     page.set_input_files("input[type=file]", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"\0"})
-    page.get_by_text("a.txt is no text file.").wait_for()
+    page.get_by_role("region", name="Text").get_by_text("a.txt is no text file.").wait_for()
     return page
 
 

@@ -133,7 +133,7 @@ def test_to_speak_with_a_model_that_is_not_in_memory_shows_its_way_there_first(a
     await_state(at_hub, "loading")
     bar = stage(at_hub).get_by_role("progressbar", name="Downloading the model")
     bar.wait_for()
-    assert "of 30.0 MB" in stage(at_hub).inner_text()
+    stage(at_hub).get_by_text("of 30.0 MB").wait_for()
     hub.mend()
     hear_out(at_hub)
     assert "org/second" in stage(at_hub).inner_text()

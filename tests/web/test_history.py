@@ -141,5 +141,5 @@ def test_only_what_can_be_read_is_opened(page):
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Open a file").click()
     chooser.value.set_files({"name": "sound.txt", "mimeType": "text/plain", "buffer": b"\0\1\2"})
-    page.get_by_text("sound.txt is no text file.").wait_for()
+    page.get_by_role("region", name="Text").get_by_text("sound.txt is no text file.").wait_for()
     assert not stage(page).count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -46,8 +47,11 @@ def ip(*arguments: str) -> None:
 class Net:
     """Hosts on one bridge; this process is on it too, as number 1."""
 
+    _numbers = itertools.count()
+
     def __init__(self) -> None:
-        self._tag = f"s{os.getpid() % 100_000}"
+        # Another one for each test: what a namespace had goes some time after it.
+        self._tag = f"s{os.getpid() % 100_000}x{next(self._numbers)}"
         self._ending = ExitStack()
         ip("link", "add", self._bridge, "type", "bridge")
         self._ending.callback(ip, "link", "delete", self._bridge)
@@ -64,6 +68,7 @@ class Net:
         ip("netns", "add", name)
         self._ending.callback(ip, "netns", "delete", name)
         ip("link", "add", cable, "type", "veth", "peer", "name", plug)
+        self._ending.callback(ip, "link", "delete", cable)
         ip("link", "set", plug, "netns", name)
         ip("link", "set", cable, "master", self._bridge)
         ip("link", "set", cable, "up")

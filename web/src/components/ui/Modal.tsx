@@ -1,7 +1,7 @@
 /** A dialog over the page: the browser's own, which keeps the focus inside and gives it back. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { announcement } from "../../store/announce";
 import { Icon } from "./Icon";
 import "./Modal.css";
@@ -19,10 +19,15 @@ export function Modal({ title, onClose, children, isWide = false }: Props) {
   // What was announced before it opened is not said again, unless it happens again.
   const before = useRef<string | null>(announcement.peek());
   if (announcement.value !== before.current) before.current = null;
-  useEffect(() => {
+  // At once, on either way: what is pressed next must find the focus where it belongs.
+  useLayoutEffect(() => {
     const opener = document.activeElement;
-    dialog.current!.showModal();
+    const element = dialog.current!;
+    element.showModal();
     return () => {
+      // Closed first, which nobody need be told of: what is outside of an open dialog takes no focus.
+      element.addEventListener("close", (event) => event.stopImmediatePropagation(), { capture: true });
+      element.close();
       if (opener instanceof HTMLElement) opener.focus();
     };
   }, []);

@@ -10,7 +10,7 @@ import math
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -38,9 +38,6 @@ from worker.text.phonemes import quote, sounds
 from worker.text.signs import APOSTROPHES, leave_out
 
 SPEEDS = (0.25, 2.0)  # Every token lasts a frame or more, so there is little left to gain beyond 2.
-
-RECENT = 64
-"""Texts whose reading is kept: each is read to be checked, and again to be spoken."""
 
 STRESS_AND_LENGTH = "ˈˌːˑ"
 """Marks of IPA that a phoneme is itself without."""
@@ -199,20 +196,15 @@ class CharacterFrontend(Frontend):
         tokenizer.is_uroman = False
         special = {tokenizer.unk_token}
         self._vocabulary = frozenset(tokenizer.get_vocab()) - special
-        self._spelled = lru_cache(RECENT)(self._spell)
-        self._tokens = lru_cache(RECENT)(self._tokenize)
 
     def tokenize(self, text: str) -> list[int]:
-        return list(self._tokens(text))
+        spelled, _ = self._spell(text)
+        if not any(char.isalnum() for char in spelled):
+            return []
+        return list(self._tokenizer(spelled)["input_ids"])
 
     def lost(self, text: str) -> Sequence[str]:
-        return self._spelled(text)[1]
-
-    def _tokenize(self, text: str) -> Sequence[int]:
-        spelled, _ = self._spelled(text)
-        if not any(char.isalnum() for char in spelled):
-            return ()
-        return tuple(self._tokenizer(spelled)["input_ids"])
+        return self._spell(text)[1]
 
     def _spell(self, text: str) -> tuple[str, list[str]]:
         text = normalise(text, self.language)
@@ -247,7 +239,6 @@ class PhonemeFrontend(Frontend):
         tokenizer.phonemize = tokenizer.normalize = False
         self._tokenizer = tokenizer
         self._vocabulary = frozenset(tokenizer.get_vocab()) - {tokenizer.unk_token}
-        self._read = lru_cache(RECENT)(lambda text: " ".join(self._reader.read(text)))
 
     def check(self, text: str, voice: str) -> None:
         self._reader.check(text, voice)
@@ -263,6 +254,9 @@ class PhonemeFrontend(Frontend):
         """Find the phonemes that have no token; stress and length may be left out."""
         missing = [sign for sign in dict.fromkeys(self._read(text)) if sign not in self._vocabulary]
         return [sign for sign in missing if unicodedata.category(sign)[0] in "LM" and sign not in STRESS_AND_LENGTH]
+
+    def _read(self, text: str) -> str:
+        return " ".join(self._reader.read(text))
 
 
 def spell(text: str, vocabulary: Collection[str]) -> tuple[str, list[str]]:

@@ -7,7 +7,7 @@
  *                queued (refused for now, asks again by itself)
  *
  * A long text is asked for piece by piece, and no piece before somebody is near the end of the one before: nobody works
- * for a listener who has gone, and no browser holds a day of sound.
+ * for a listener who has gone, and the page holds what has been heard and a piece more.
  */
 
 import { computed, signal } from "@preact/signals";
